@@ -1,0 +1,274 @@
+"""Interfaces: named sets of methods that services serve and others call, and what can be read off their classes.
+
+An interface is a Protocol class decorated with `@interface("vision")`. Its methods take keyword arguments with
+annotations; one that changes nothing is decorated with `@reads`. A method that returns `AsyncIterator[T]` answers with
+a stream; a parameter annotated `AsyncIterator[T]` is a stream from the caller, and there can be one of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from sparkd.events import Inference
+from sparkd.privacy import Privacy
+from sparkd.service import NAME, InterfaceManifest, MethodManifest
+
+I = TypeVar("I")  # noqa: E741 - I for interface
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def interface(name: str) -> Callable[[type[I]], type[I]]:
+    """Declare a Protocol class as the interface *name*. Raises ValueError for a malformed name."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"interface name {name!r}: lower-case words joined by hyphens expected")
+
+    def declare(cls: type[I]) -> type[I]:
+        cls.__sparkd_interface__ = name  # type: ignore[attr-defined]
+        return cls
+
+    return declare
+
+
+def reads(method: F) -> F:
+    """Declare that a method changes nothing."""
+    method.__sparkd_reads__ = True  # type: ignore[attr-defined]
+    return method
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """What a method's signature says."""
+
+    name: str
+    params: type[msgspec.Struct]
+    """A struct of the parameters, without the stream one; unknown ones are refused."""
+    result: Any
+    """Type of the result; None for a stream."""
+    item_out: Any
+    """Type of the result stream's items, or None."""
+    stream_param: str
+    """Name of the parameter that is a stream, or nothing."""
+    item_in: Any
+    reads: bool
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceSpec:
+    """An interface's name and methods."""
+
+    name: str
+    methods: dict[str, MethodSpec]
+
+
+def interface_name(cls: type[Any]) -> str:
+    """Return the name *cls* was declared with. Raises TypeError if it is not an interface."""
+    name = cls.__dict__.get("__sparkd_interface__")
+    if not isinstance(name, str):
+        raise TypeError(f"{cls.__name__} is not an interface: decorate the class with @interface('name')")
+    return name
+
+
+_specs: dict[type[Any], InterfaceSpec] = {}
+
+
+def interface_spec(cls: type[Any]) -> InterfaceSpec:
+    """Return what can be read off the interface *cls*. Raises TypeError, naming the method, if one cannot be called."""
+    known = _specs.get(cls)
+    if known is not None:
+        return known
+    name = interface_name(cls)
+    methods = {
+        attribute: _method_spec(name, attribute, function)
+        for attribute, function in vars(cls).items()
+        if isinstance(function, types.FunctionType) and not attribute.startswith("_")
+    }
+    spec = _specs[cls] = InterfaceSpec(name, methods)
+    return spec
+
+
+def _method_spec(interface_name: str, name: str, function: types.FunctionType) -> MethodSpec:
+    hints = get_type_hints(function, include_extras=True)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    stream_param, item_in = "", None
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        where = f"{interface_name}.{name}: parameter {parameter.name!r}"
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            raise TypeError(f"{where} must be keyword-only")
+        if parameter.name not in hints:
+            raise TypeError(f"{where} has no annotation")
+        hint = hints[parameter.name]
+        if get_origin(hint) is AsyncIterator:
+            if stream_param:
+                raise TypeError(f"{where}: a method has one stream parameter at the most")
+            stream_param, item_in = parameter.name, get_args(hint)[0]
+        elif parameter.default is inspect.Parameter.empty:
+            fields.append((parameter.name, hint))
+        else:
+            fields.append((parameter.name, hint, parameter.default))
+    params = msgspec.defstruct(f"{interface_name}.{name}", fields, kw_only=True, forbid_unknown_fields=True)
+    result = hints.get("return", Any)
+    streams_out = get_origin(result) is AsyncIterator
+    return MethodSpec(
+        name=name,
+        params=params,
+        result=None if streams_out else result,
+        item_out=get_args(result)[0] if streams_out else None,
+        stream_param=stream_param,
+        item_in=item_in,
+        reads=getattr(function, "__sparkd_reads__", False),
+        summary=(inspect.getdoc(function) or "").partition("\n")[0],
+    )
+
+
+def interface_manifest(cls: type[Any]) -> InterfaceManifest:
+    """Return the interface *cls* as data, with JSON Schemas."""
+    spec = interface_spec(cls)
+    return InterfaceManifest(name=spec.name, methods=tuple(_method_manifest(m) for m in spec.methods.values()))
+
+
+def _method_manifest(method: MethodSpec) -> MethodManifest:
+    out, incoming = method.item_out is not None, bool(method.stream_param)
+    return MethodManifest(
+        name=method.name,
+        summary=method.summary,
+        params=_schema(method.params),
+        result=_schema(method.item_out if out else method.result),
+        stream="both" if out and incoming else "out" if out else "in" if incoming else "",
+        reads=method.reads,
+    )
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    try:
+        return msgspec.json.schema(kind)
+    except TypeError:  # a type without a JSON form, such as bytes in a union: still callable over MessagePack
+        return {}
+
+
+@interface("vision")
+class Vision(Protocol):
+    """Pictures in, what is in them out."""
+
+    @reads
+    async def infer(self, *, image: bytes, source: str = "", model: str | None = None) -> Inference:
+        """Run a model on one encoded picture (PNG or JPEG)."""
+        ...
+
+    @reads
+    async def models(self) -> list[ModelInfo]:
+        """List the models that are loaded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A model that `vision` can run."""
+
+    name: str
+    version: str
+    task: str
+    backend: str
+    labels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRecord:
+    """One outbox record on its way to another node, with the sequence number it has in its stream."""
+
+    seq: int
+    topic: str
+    body: bytes
+    privacy: Privacy
+    wall_ns: int
+    mono_ns: int
+    trace: bytes | None = None
+    priority: int = 0
+    expires_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReceipt:
+    """What the receiver has of a stream after a batch, on disk."""
+
+    stored: int
+    """How many records of the batch were new."""
+    through_seq: int
+    """The last sequence number it has; the sender may pass everything up to it."""
+    refused: dict[int, str]
+    """Records it will never take, by sequence number, with the reason."""
+
+
+@interface("ingest")
+class Ingest(Protocol):
+    """Durable records from other nodes."""
+
+    async def append(
+        self, *, node_id: str, service: str, stream: str, epoch: int, records: list[BatchRecord]
+    ) -> BatchReceipt:
+        """Store a batch of a stream; answered after it is on disk. A record that is there already is skipped."""
+        ...
+
+    @reads
+    async def position(self, *, node_id: str, service: str, stream: str, epoch: int) -> int:
+        """Return the last sequence number stored of a stream; 0 if there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStatus:
+    """A command that was sent, and what came of it."""
+
+    command_id: str
+    target: str
+    method: str
+    state: str
+    """`pending`, `delivered`, `done`, `failed` or `expired`."""
+    result: Any = None
+    error: str = ""
+
+
+@interface("commands")
+class Commands(Protocol):
+    """Commands for other nodes: kept until they are delivered or expire, run once, answered durably."""
+
+    async def send(
+        self, *, target: str, method: str, params: dict[str, Any] | None = None, expires_s: float = 3600.0
+    ) -> str:
+        """Queue a call of *method* on node *target*; return the command's id once it is on disk."""
+        ...
+
+    @reads
+    async def status(self, *, command_id: str) -> CommandStatus:
+        """Return what is known of a command."""
+        ...
+
+
+@interface("command-runner")
+class CommandRunner(Protocol):
+    """The receiving end of commands."""
+
+    async def run(self, *, command_id: str, method: str, params: dict[str, Any], expires_ns: int) -> str:
+        """Take a command: `accepted`, `duplicate` or `expired`. The result comes as a durable `CommandResult`."""
+        ...
+
+
+@interface("store")
+class Store(Protocol):
+    """What stream-sink has stored."""
+
+    @reads
+    async def counts(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        ...
+
+    @reads
+    async def positions(self) -> dict[str, int]:
+        """Return, for each `node/service/stream`, the last sequence number stored."""
+        ...
