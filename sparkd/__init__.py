@@ -24,6 +24,7 @@ from sparkd.events import (
     Disk,
     Durability,
     Inference,
+    Ingested,
     Interface,
     LinkChanged,
     NodeHealth,
@@ -32,6 +33,7 @@ from sparkd.events import (
     Telemetry,
     event,
     event_type,
+    topic_matches,
 )
 from sparkd.hookspecs import hookimpl
 from sparkd.interfaces import (
@@ -91,6 +93,7 @@ __all__ = [
     "Header",
     "Inference",
     "Ingest",
+    "Ingested",
     "Interface",
     "Isolation",
     "LinkChanged",
@@ -130,4 +133,5 @@ __all__ = [
     "reached",
     "reads",
     "strictest",
+    "topic_matches",
 ]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+import msgspec
+
 from sparkd.privacy import Privacy
 
 T = TypeVar("T")
@@ -215,6 +217,30 @@ class CommandResult:
     ok: bool
     result: Any = None
     error: str = ""
+
+
+class Ingested(msgspec.Struct, array_like=True, frozen=True, kw_only=True, gc=False):
+    """A record of another node's outbox as this node stores it: the body of each record of the stream `ingest`.
+
+    The first six fields say who; (node_id, service, stream, epoch, seq) is its identity for ever. New fields are
+    appended with a default.
+    """
+
+    node: str
+    """The name the link verified: a label."""
+    node_id: str
+    service: str
+    stream: str
+    epoch: int
+    seq: int
+    topic: str
+    body: bytes
+    privacy: Privacy
+    wall_ns: int
+    """By the clock of its node, which may have been wrong."""
+    arrival_ns: int
+    """By the clock of this node."""
+    trace: bytes | None = None
 
 
 @event("sparkd.tails", privacy=Privacy.LOCAL)

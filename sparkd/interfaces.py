@@ -200,7 +200,7 @@ class BatchReceipt:
     stored: int
     """How many records of the batch were new."""
     through_seq: int
-    """The last sequence number it has; the sender may pass everything up to it."""
+    """The end of the unbroken range around the batch that it has; the sender may pass from the batch up to it."""
     refused: dict[int, str]
     """Records it will never take, by sequence number, with the reason."""
 
@@ -210,9 +210,23 @@ class Ingest(Protocol):
     """Durable records from other nodes."""
 
     async def append(
-        self, *, node_id: str, service: str, stream: str, epoch: int, records: list[BatchRecord]
+        self,
+        *,
+        node_id: str,
+        service: str,
+        stream: str,
+        epoch: int,
+        records: list[BatchRecord],
+        after_seq: int | None = None,
+        through_seq: int | None = None,
+        floor_seq: int = 0,
     ) -> BatchReceipt:
-        """Store a batch of a stream; answered after it is on disk. A record that is there already is skipped."""
+        """Store a batch of a stream; answered after it is on disk. A record that is there already is skipped.
+
+        The batch holds everything in (*after_seq*, *through_seq*] that may travel; by default that is from the first
+        to the last record. So a batch of fresh records may overtake the history of its stream: the receiver keeps
+        which ranges it has. The sender never sends anything at or before *floor_seq* again.
+        """
         ...
 
     @reads
@@ -254,8 +268,20 @@ class Commands(Protocol):
 class CommandRunner(Protocol):
     """The receiving end of commands."""
 
-    async def run(self, *, command_id: str, method: str, params: dict[str, Any], expires_ns: int) -> str:
-        """Take a command: `accepted`, `duplicate` or `expired`. The result comes as a durable `CommandResult`."""
+    async def run(
+        self,
+        *,
+        command_id: str,
+        method: str,
+        params: dict[str, Any],
+        expires_ns: int,
+        remaining_s: float | None = None,
+    ) -> str:
+        """Take a command: `accepted`, `duplicate` or `expired`. The result comes as a durable `CommandResult`.
+
+        *expires_ns* is by the sender's wall clock, 0 for never. Clocks differ, so a sender also gives *remaining_s*,
+        what is left as it sends, and the receiver counts from the arrival.
+        """
         ...
 
 

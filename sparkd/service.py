@@ -359,8 +359,16 @@ class OutboxReader(Protocol):
     position: int
     """The last sequence number passed."""
 
-    async def read(self, *, max_records: int, max_bytes: int) -> list[Stored]:
-        """Return the next records after the last read, oldest first; an empty list if there are none now."""
+    async def read(self, *, max_records: int, max_bytes: int, after: int | None = None) -> list[Stored]:
+        """Return the next records after the last read, oldest first; an empty list if there are none now.
+
+        With *after*, return those after that sequence number instead, and leave the place of the last read alone.
+        The first record comes even if it alone is larger than *max_bytes*.
+        """
+        ...
+
+    async def tail(self) -> int:
+        """Return the last sequence number of the stream; 0 if nothing was ever appended."""
         ...
 
     async def wait(self) -> None:
