@@ -371,8 +371,8 @@ class OutboxReader(Protocol):
         """Return the last sequence number of the stream; 0 if nothing was ever appended."""
         ...
 
-    async def wait(self) -> None:
-        """Return when there may be something new to read."""
+    async def wait(self, *, after: int | None = None) -> None:
+        """Return when there may be something new to read: after the last read, or after the number *after*."""
         ...
 
     async def advance(self, seq: int) -> None:
