@@ -1,0 +1,45 @@
+# Everything a person does with a clone. `make demo` and `make test` do all their own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types soak bench clean help
+.DEFAULT_GOAL := help
+
+help: ## List what can be made.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+$(VENV)/.run: pyproject.toml
+	@echo "== setting up $(VENV) (packages to run: once, about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --upgrade pip 'setuptools>=77'
+	@$(BIN)/python -m pip install -q -e '.[all]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "== adding what tests need to $(VENV)"
+	@$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.run ## Run an edge and a cloud node on this machine on real photographs. ONCE=1 ends by itself.
+	@$(BIN)/python -m sparkd.demo $(if $(ONCE),--once)
+
+test: $(VENV)/.dev ## Run the tests.
+	@echo "== running the tests"
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev ## Check style.
+	@$(BIN)/ruff check sparkd plugins tests benchmarks
+	@$(BIN)/ruff format --check sparkd plugins tests benchmarks
+
+types: $(VENV)/.dev ## Check types.
+	@$(BIN)/mypy
+
+soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog. Results go to benchmarks/results/.
+	@$(BIN)/python benchmarks/soak.py $(SOAK)
+
+bench: $(VENV)/.dev ## Measure what design promises, each beside its baseline.
+	@$(BIN)/python benchmarks/run.py
+
+clean: ## Remove what was made.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

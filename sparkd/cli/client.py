@@ -1,0 +1,89 @@
+"""A synchronous client of the JSON-RPC socket: one JSON text a line, calls and the notifications between them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sparkd.errors import CallError, CallErrorKind, RemoteMessageError
+
+MAX_LINE_BYTES = 64 << 20
+"""More than any answer of the daemon; a broken server must not fill our memory."""
+
+
+class Client:
+    """A connection to a daemon's socket. Raises OSError if there is no daemon at *path*."""
+
+    def __init__(self, path: Path, *, timeout_s: float = 10.0) -> None:
+        """Connect to the socket at *path*; each answer may take *timeout_s*."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
+        self._lines = self._socket.makefile("rb")
+        self._ids = itertools.count(1)
+        self._notifications: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; subscriptions end with it."""
+        self._lines.close()
+        self._socket.close()
+
+    def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the result of *method*. Raises CallError with the daemon's error, TimeoutError, or OSError."""
+        number = next(self._ids)
+        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": dict(params or {})}
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        while True:
+            message = self._read()
+            if "method" in message:
+                self._notifications.append(message)
+            elif message.get("id") in (number, None):
+                if "error" in message:
+                    raise _error(message["error"])
+                return message.get("result")
+
+    def notifications(self, *, forever: bool = True) -> Iterator[dict[str, Any]]:
+        """Iterate over the notifications that come, without a time limit if *forever*."""
+        if forever:
+            self._socket.settimeout(None)
+        while True:
+            yield self._notifications.pop(0) if self._notifications else self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._lines.readline(MAX_LINE_BYTES)
+        if not line:
+            raise ConnectionResetError("the daemon closed the connection")
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise RemoteMessageError(f"the daemon answered with what is not JSON: {line[:80]!r}") from error
+        if not isinstance(message, dict):
+            raise RemoteMessageError(f"the daemon answered with a {type(message).__name__}: {line[:80]!r}")
+        return message
+
+
+def _error(error: Mapping[str, Any]) -> CallError:
+    data = dict(error.get("data") or {})
+    kind = data.pop("kind", CallErrorKind.FAILED)
+    message = str(error.get("message", "no message"))
+    try:
+        return CallError(CallErrorKind(kind), message, **data)
+    except ValueError:
+        return CallError(CallErrorKind.FAILED, message, error=kind, **data)

@@ -1,0 +1,84 @@
+"""The layout of the code, held as a test: imports go down only, SDKs stay in their one file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = (
+    {"errors", "privacy", "steps", "events", "service", "codec", "interfaces", "core_interfaces"},
+    {"hookspecs", "config", "log", "metrics", "systemd", "outbox"},
+    {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor"},
+    {"daemon", "cli", "testing", "demo"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+ONE_FILE = {
+    "onnxruntime": {"plugins/hailo_inference/device.py"},
+    "PIL": {"plugins/hailo_inference/picture.py", "plugins/hailo_inference/demo.py"},
+    "psutil": {"plugins/node_telemetry/device.py"},
+}
+CORE = sorted((ROOT / "sparkd").rglob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.append(node.module)
+    return found
+
+
+def room(path: Path) -> str:
+    relative = path.relative_to(ROOT / "sparkd")
+    return relative.parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down_only(path: Path) -> None:
+    here = room(path)
+    if here == "__init__":
+        return
+    assert here in RANK, f"{here} stands in no layer"
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        there = rest.partition(".")[0]
+        if top == "sparkd" and there and there != here:
+            assert RANK[there] <= RANK[here], f"{here} imports {there}, which stands above it"
+        assert top != "sparkd_plugins", "the core never imports plugin code"
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_plugin_imports_only_the_public_names(path: Path) -> None:
+    for name in imports(path):
+        assert name == "sparkd" or not name.startswith("sparkd"), f"{name}: use names of the root, or relative imports"
+
+
+@pytest.mark.parametrize("path", CORE + PLUGINS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_sdks_stay_in_their_rooms(path: Path) -> None:
+    relative = str(path.relative_to(ROOT))
+    for name in imports(path):
+        top = name.partition(".")[0]
+        assert relative in ONE_FILE.get(top, {relative}), f"{top} is imported in {relative}"
+        if top == "zmq":
+            assert relative.startswith(("sparkd/bus/", "sparkd/link/")), f"zmq is imported in {relative}"
+
+
+@pytest.mark.parametrize("path", CORE + PLUGINS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_says_nothing_by_its_name(path: Path) -> None:
+    assert path.stem not in {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
+
+
+@pytest.mark.parametrize("path", CORE + PLUGINS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_readable(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plugins").glob("*/__init__.py")), ids=lambda p: p.parent.name)
+def test_a_plugins_front_page_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 40
