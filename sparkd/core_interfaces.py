@@ -1,6 +1,6 @@
 """The core's own interfaces, served by the service `core` of every node; and those between the core and its hosts.
 
-`node plugins bus outbox config logs` are for operators and scripts, over the Unix socket and over the link. `supervisor`
+`node plugins bus outbox config logs` are for operators and scripts, over the Unix socket and the link. `supervisor`
 is what a service's host says to the core, `host` what the core asks of a service's host.
 """
 
@@ -118,7 +118,7 @@ class PluginsApi(Protocol):
     """Plugins and their services."""
 
     @reads
-    async def list(self) -> list[PluginStatus]:
+    async def status(self) -> list[PluginStatus]:
         """List every plugin that is installed or dropped in."""
         ...
 
