@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 
+VARIABLE = "SPARKD_CRASH_AT"
 _name, _left, _once = "", 0, ""
 
 
@@ -46,3 +47,6 @@ def _first() -> bool:
 
 
 arm(os.environ.get("SPARKD_CRASH_AT", ""))
+
+
+arm(os.environ.get(VARIABLE, ""))
