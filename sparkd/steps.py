@@ -46,7 +46,4 @@ def _first() -> bool:
     return True
 
 
-arm(os.environ.get("SPARKD_CRASH_AT", ""))
-
-
 arm(os.environ.get(VARIABLE, ""))
