@@ -81,7 +81,7 @@ class Cue(StrEnum):
 
 
 TRANSITIONS: dict[State, dict[Cue, State]] = {
-    State.DISABLED: {Cue.START: State.STARTING, Cue.STOP: State.DISABLED},
+    State.DISABLED: {Cue.START: State.STARTING, Cue.MISS: State.WAITING, Cue.STOP: State.STOPPED},
     State.WAITING: {
         Cue.START: State.STARTING,
         Cue.MISS: State.WAITING,
@@ -120,6 +120,7 @@ TRANSITIONS: dict[State, dict[Cue, State]] = {
     },
     State.BACKOFF: {
         Cue.START: State.STARTING,
+        Cue.MISS: State.WAITING,
         Cue.STOP: State.STOPPED,
         Cue.SHED: State.SHED,
         Cue.DISABLE: State.DISABLED,
@@ -127,14 +128,21 @@ TRANSITIONS: dict[State, dict[Cue, State]] = {
     },
     State.BROKEN: {
         Cue.START: State.STARTING,
+        Cue.MISS: State.WAITING,
         Cue.GIVE_UP: State.BROKEN,
         Cue.STOP: State.STOPPED,
         Cue.DISABLE: State.DISABLED,
     },
-    State.SHED: {Cue.START: State.STARTING, Cue.STOP: State.STOPPED, Cue.DISABLE: State.DISABLED},
+    State.SHED: {
+        Cue.START: State.STARTING,
+        Cue.MISS: State.WAITING,
+        Cue.STOP: State.STOPPED,
+        Cue.DISABLE: State.DISABLED,
+    },
     State.STOPPING: {Cue.STOPPED: State.STOPPED, Cue.SHED: State.SHED, Cue.DISABLE: State.DISABLED},
     State.STOPPED: {
         Cue.START: State.STARTING,
+        Cue.MISS: State.WAITING,
         Cue.STOP: State.STOPPED,
         Cue.SHED: State.SHED,
         Cue.DISABLE: State.DISABLED,

@@ -115,7 +115,7 @@ class Supervised:
     async def _rest(self) -> None:
         self._poked = anyio.Event()
         cue = _REST[self.wanted]
-        if cue in TRANSITIONS[self.state]:
+        if TRANSITIONS[self.state].get(cue, self.state) is not self.state:
             self._cue(cue)
         self.attempted.set()
         await self._poked.wait()
@@ -124,7 +124,7 @@ class Supervised:
         self.end = end
         self._poked = anyio.Event()
         if self.state is not State.WAITING:
-            self._enter(State.WAITING)
+            self._cue(Cue.MISS)
         self.attempted.set()
         await self._poked.wait()
 
@@ -185,8 +185,8 @@ class Supervised:
             self.end = End(kind=EndKind.STOPPED)
             self._cue(Cue.SHED if self.wanted is Wanted.SHED else Cue.STOPPED)
             return
-        if end.kind is EndKind.STOPPED:  # asked to stop for a restart
-            self._enter(State.STOPPED)
+        if end.kind is EndKind.STOPPED:  # for a restart
+            self._cue(Cue.FINISH)
             return
         self.end = end
         if end.kind is EndKind.FINISHED:
