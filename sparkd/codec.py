@@ -66,6 +66,14 @@ _header_decoder = msgspec.msgpack.Decoder(Header)
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
+def decode_topic(frame: bytes) -> str:
+    """Return the topic in *frame*. Raises RemoteMessageError if it is none."""
+    topic = frame.decode("ascii", "replace")
+    if not TOPIC.fullmatch(topic):
+        raise RemoteMessageError(f"malformed topic {topic[:80]!r}")
+    return topic
+
+
 def decode_header(frame: bytes) -> Header:
     """Return the header in *frame*. Raises RemoteMessageError if it is malformed or of a version not known here."""
     try:
@@ -80,13 +88,10 @@ def decode_header(frame: bytes) -> Header:
 def decode_message(frames: Sequence[bytes]) -> Message:
     """Return the event in *frames*, its body undecoded. Raises RemoteMessageError, never anything else."""
     try:
-        topic_frame, header_frame, body = frames
-        topic = topic_frame.decode("ascii")
+        topic, header, body = frames
     except ValueError:
-        raise RemoteMessageError(f"malformed event: {len(frames)} frames, first {bytes(frames[0][:40])!r}") from None
-    if not TOPIC.fullmatch(topic):
-        raise RemoteMessageError(f"malformed topic {topic[:80]!r}")
-    return Message(topic, decode_header(header_frame), body)
+        raise RemoteMessageError(f"malformed event: {len(frames)} frames instead of 3") from None
+    return Message(decode_topic(topic), decode_header(header), body)
 
 
 def encode_body(value: object) -> bytes:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparkd.cli.client import Client
+from sparkd.rpc.client import Client
 
 READY_LIMIT_S = 20.0
 STOP_LIMIT_S = 10.0

@@ -1,0 +1,154 @@
+"""The bus as a service sees it: rights checked, durable events stored first, losses counted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparkd.bus.publisher import Publisher
+from sparkd.bus.subscription import Subscription, raw
+from sparkd.codec import Message, decode_body, encode_body, topic_of, unpack
+from sparkd.errors import LocalMessageError, RemoteMessageError
+from sparkd.events import Durability, event_type, topic_matches
+from sparkd.privacy import Privacy
+from sparkd.service import Policy, Received, Record
+
+E = TypeVar("E")
+
+Store = Callable[[Record], Awaitable[int]]
+"""Puts a record into the outbox and returns its sequence number once it is on disk."""
+FetchRetained = Callable[[str], Awaitable[Sequence[Message]]]
+HIGH_WATER = 10_000
+
+
+class BusClient:
+    """Implements `sparkd.service.Bus`. Use `open`."""
+
+    def __init__(
+        self,
+        runtime: Path,
+        *,
+        node: str,
+        service: str,
+        publishes: Sequence[str] | None = None,
+        reads: Sequence[str] | None = None,
+        store: Store | None = None,
+        fetch_retained: FetchRetained | None = None,
+        current_trace: Callable[[], bytes | None] = lambda: None,
+        high_water: int = HIGH_WATER,
+    ) -> None:
+        """Speak as *service*; None for *publishes* or *reads* means any topic (the core's own client)."""
+        self._runtime = runtime
+        self._service = service
+        self._publishes = None if publishes is None else tuple(publishes)
+        self._reads = None if reads is None else tuple(reads)
+        self._store = store
+        self._fetch_retained = fetch_retained
+        self._current_trace = current_trace
+        self._high_water = high_water
+        self._publisher = Publisher(runtime, node=node, service=service, high_water=high_water)
+        self._subscriptions: list[Subscription[Any]] = []
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[BusClient]:
+        """Connect to the broker. Raises OSError if there is none."""
+        async with self._publisher.open():
+            yield self
+
+    async def publish(
+        self,
+        event: object,
+        *,
+        topic: str | None = None,
+        privacy: Privacy | None = None,
+        trace: bytes | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Send *event*; see `sparkd.service.Bus.publish`."""
+        declared = event_type(type(event))
+        goes_to = topic_of(type(event), topic)
+        self._check(self._publishes, goes_to, "publish")
+        body = encode_body(event)
+        privacy = declared.privacy if privacy is None else privacy
+        trace = trace or self._current_trace()
+        if declared.durability is Durability.DURABLE:
+            if self._store is None:
+                raise LocalMessageError(f"{goes_to} is durable, and this client has no outbox")
+            await self._store(Record(topic=goes_to, body=body, privacy=privacy, trace=trace, key=key))
+        self._publisher.send(goes_to, body, privacy, trace)
+
+    def publish_message(self, message: Message) -> None:
+        """Send an event of another node as it came."""
+        self._publisher.forward(message)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, what: type[E], *, topic: str | None = None, policy: Policy = Policy.DROP_OLDEST, limit: int = 1000
+    ) -> AsyncIterator[Subscription[E]]:
+        """Subscribe to events of class *what*. It is in force when the context is entered."""
+        wanted = topic_of(what, topic)
+        async with self._open(wanted, partial(decode_body, what), policy, limit) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def subscribe_topic(
+        self, topic: str, *, policy: Policy = Policy.DROP_OLDEST, limit: int = 1000
+    ) -> AsyncIterator[Subscription[Any]]:
+        """Subscribe to all events at or beneath *topic*, bodies as plain values."""
+        async with self._open(topic, unpack, policy, limit) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def subscribe_messages(self, *topics: str, limit: int = 10_000) -> AsyncIterator[Subscription[Message]]:
+        """Subscribe to *topics*, bodies undecoded, for those that pass events on."""
+        for topic in topics:
+            self._check(self._reads, topic, "read")
+        async with raw(self._runtime, *topics, limit=limit, high_water=self._high_water) as subscription:
+            self._subscriptions.append(subscription)
+            try:
+                yield subscription
+            finally:
+                self._subscriptions.remove(subscription)
+
+    async def retained(self, what: type[E], *, topic: str | None = None) -> list[Received[E]]:
+        """Return the last values that the core keeps; what is not of class *what* is left out."""
+        wanted = topic_of(what, topic)
+        self._check(self._reads, wanted, "read")
+        messages = await self._fetch_retained(wanted) if self._fetch_retained else ()
+        found = []
+        for message in messages:
+            try:
+                found.append(Received(message.topic, message.header, message.decode(what)))
+            except RemoteMessageError:
+                continue
+        return found
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters of the publisher and of each open subscription."""
+        return {
+            "published": self._publisher.published,
+            "subscriptions": [subscription.stats() for subscription in self._subscriptions],
+        }
+
+    @asynccontextmanager
+    async def _open(
+        self, topic: str, decode: Callable[[bytes], E], policy: Policy, limit: int
+    ) -> AsyncIterator[Subscription[E]]:
+        self._check(self._reads, topic, "read")
+        opened = Subscription(
+            self._runtime, (topic,), decode=decode, policy=policy, limit=limit, high_water=self._high_water
+        )
+        async with opened as subscription:
+            self._subscriptions.append(subscription)
+            try:
+                yield subscription
+            finally:
+                self._subscriptions.remove(subscription)
+
+    def _check(self, allowed: tuple[str, ...] | None, topic: str, deed: str) -> None:
+        if allowed is not None and not any(topic_matches(right, topic) for right in allowed):
+            declared = ", ".join(allowed) or "none"
+            raise LocalMessageError(f"service {self._service!r} may not {deed} {topic!r}; its manifest has: {declared}")

@@ -1,0 +1,182 @@
+"""ZeroMQ sockets on the event loop, without a task a message.
+
+Theory of operation. libzmq tells through one descriptor that *something* happened to a socket, and only once: whoever
+has been told must take everything there is. So a `Drained` socket reads until nothing is left, at most `BATCH` messages
+at a time so that others get their turn; and because sending may swallow the sign that something has arrived, it looks
+again after every send. `asyncio`'s reader callback is used as it is: a task that waits for the descriptor would cost a
+switch a message, and `zmq.asyncio` costs half the throughput.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251 - this is where the event loop itself is handled
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import zmq  # noqa: TID251 - this is the bus
+
+from sparkd.errors import CallError, CallErrorKind
+
+BATCH = 256
+"""Messages taken before others get their turn: about 2 ms of work."""
+MAX_MESSAGE_BYTES = 4 << 20
+"""A frame larger than this makes libzmq drop the connection it came by."""
+PEER_QUEUE = 1000
+"""Messages kept for a peer that does not read, before it is told to the sender."""
+
+Configure = Callable[["zmq.Socket[bytes]"], None]
+
+_context: zmq.Context[zmq.Socket[bytes]] | None = None
+
+
+def context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Return this process's Context. It is made at first use: one made before a fork is of no use after it."""
+    global _context  # noqa: PLW0603 - one Context a process is how ZeroMQ is meant to be used
+    if _context is None or _context.closed:
+        _context = zmq.Context(io_threads=1)
+    return _context
+
+
+class Drained:
+    """A socket whose messages are handed to a function as they come. Use it as a context manager, on the loop."""
+
+    def __init__(self, socket: zmq.Socket[bytes], on_message: Callable[[list[bytes]], None]) -> None:
+        """Take over *socket*; *on_message* gets the frames of each message and must not raise."""
+        self.socket = socket
+        self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
+        self._descriptor = int(socket.getsockopt(zmq.FD))
+        self._looking = False
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        self._loop.add_reader(self._descriptor, self.drain)
+        self.look_again()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening and close the socket; what is not sent yet is dropped."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._descriptor)
+            self.socket.close(linger=0)
+
+    def look_again(self) -> None:
+        """Look for messages soon, though the descriptor says nothing."""
+        if not self._looking and not self._closed:
+            self._looking = True
+            self._loop.call_soon(self.drain)
+
+    def drain(self) -> None:
+        """Take what is there, up to a batch."""
+        self._looking = False
+        if self._closed:
+            return
+        receive, take = self.socket.recv_multipart, self._on_message
+        try:
+            for _ in range(BATCH):
+                take(receive(zmq.NOBLOCK))
+                if self._closed:
+                    return
+        except zmq.Again:
+            return
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.ENOTSOCK, zmq.ETERM):
+                return
+            raise
+        self.look_again()
+
+
+class DealerChannel(Drained):
+    """The connecting end of calls: everything goes to, and comes from, one peer."""
+
+    def __init__(
+        self, address: str, on_message: Callable[[list[bytes]], None], *, configure: Configure | None = None
+    ) -> None:
+        """Connect to *address*; *configure* sets options before that."""
+        socket = context().socket(zmq.DEALER)
+        _prepare(socket, configure)
+        socket.connect(address)
+        super().__init__(socket, on_message)
+
+    def send(self, frames: list[bytes]) -> None:
+        """Send a message. Raises CallError (`UNAVAILABLE`) if the peer does not read."""
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            raise CallError(CallErrorKind.UNAVAILABLE, f"peer does not read: {error.strerror}") from None
+        self.look_again()
+
+
+class RouterChannel(Drained):
+    """The listening end of calls: many peers, each with its own bounded queue, so none holds up another."""
+
+    def __init__(
+        self, address: str, on_message: Callable[[bytes, list[bytes]], None], *, configure: Configure | None = None
+    ) -> None:
+        """Listen on *address*; *on_message* gets the peer's routing id and the frames."""
+        socket = context().socket(zmq.ROUTER)
+        _prepare(socket, configure)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError:
+            socket.close(linger=0)
+            raise
+        self._queues: dict[bytes, deque[list[bytes]]] = {}
+        self._on_peer_message = on_message
+        super().__init__(socket, self._split)
+
+    def send(self, peer: bytes, frames: list[bytes]) -> None:
+        """Send a message to *peer*. Raises CallError (`UNAVAILABLE`) if it is gone, or has not read for too long."""
+        queue = self._queues.get(peer)
+        if queue is None and self._try_send(peer, frames):
+            self.look_again()
+            return
+        queue = self._queues.setdefault(peer, deque())
+        if len(queue) >= PEER_QUEUE:
+            raise CallError(CallErrorKind.UNAVAILABLE, "peer does not read", remedy="see what keeps it busy")
+        queue.append(frames)
+        self.look_again()
+
+    def drain(self) -> None:
+        """Take what is there, and send what waits: the descriptor also tells that a peer reads again."""
+        for peer in list(self._queues):
+            self._flush(peer)
+        super().drain()
+
+    def _flush(self, peer: bytes) -> None:
+        queue = self._queues[peer]
+        with contextlib.suppress(CallError):  # gone: nobody is left to send to
+            while queue:
+                if not self._try_send(peer, queue[0]):
+                    return
+                queue.popleft()
+        del self._queues[peer]
+
+    def _try_send(self, peer: bytes, frames: list[bytes]) -> bool:
+        try:
+            self.socket.send_multipart([peer, *frames], zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            raise CallError(CallErrorKind.UNAVAILABLE, f"gone: {error.strerror}") from None
+        return True
+
+    def _split(self, frames: list[bytes]) -> None:
+        self._on_peer_message(frames[0], frames[1:])
+
+
+def _prepare(socket: zmq.Socket[bytes], configure: Configure | None) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    if configure is not None:
+        configure(socket)
