@@ -5,6 +5,7 @@ These are the names a plugin may use. Everything in the submodules that is not r
 
 from __future__ import annotations
 
+from sparkd.calls.current import current_call
 from sparkd.codec import Header, Message, decode_body, encode_body, new_trace
 from sparkd.errors import (
     CallError,
@@ -18,6 +19,7 @@ from sparkd.errors import (
 )
 from sparkd.events import (
     PLATFORM_TOPICS,
+    TOPIC,
     AnalyticsEvent,
     CommandResult,
     Detection,
@@ -73,6 +75,7 @@ from sparkd.steps import reached
 
 __all__ = [
     "PLATFORM_TOPICS",
+    "TOPIC",
     "AnalyticsEvent",
     "BatchReceipt",
     "BatchRecord",
@@ -123,6 +126,7 @@ __all__ = [
     "Subscription",
     "Telemetry",
     "Vision",
+    "current_call",
     "decode_body",
     "encode_body",
     "event",
