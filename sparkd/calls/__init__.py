@@ -1,0 +1,36 @@
+"""Calls: methods of interfaces, called by name from anywhere on the node and between nodes."""
+
+from __future__ import annotations
+
+from sparkd.calls.address import Address, parse_address
+from sparkd.calls.current import current_call
+from sparkd.calls.endpoint import Channel, Endpoint
+from sparkd.calls.handlers import Handlers
+from sparkd.calls.hosts import connect_to_core, open_to_hosts
+from sparkd.calls.incoming import IncomingCall
+from sparkd.calls.outgoing import Call, ItemStream, OutgoingCall, Result
+from sparkd.calls.router import CallRouter
+from sparkd.calls.rules import Rules
+from sparkd.calls.stub import Terms, request_plain, requester, stub
+
+__all__ = [
+    "Address",
+    "Call",
+    "CallRouter",
+    "Channel",
+    "Endpoint",
+    "Handlers",
+    "IncomingCall",
+    "ItemStream",
+    "OutgoingCall",
+    "Result",
+    "Rules",
+    "Terms",
+    "connect_to_core",
+    "current_call",
+    "open_to_hosts",
+    "parse_address",
+    "request_plain",
+    "requester",
+    "stub",
+]
