@@ -48,6 +48,10 @@ class OutputSpec:
     strides: tuple[int, ...]
     bins: int
 
+    def names(self, stride: int) -> tuple[str, str]:
+        """Return the names of the scores and the boxes of *stride*."""
+        return self.scores.replace("{stride}", str(stride)), self.boxes.replace("{stride}", str(stride))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:

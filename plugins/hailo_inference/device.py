@@ -56,6 +56,8 @@ class OnnxRuntime:
 
     def infer(self, tensor: Floats) -> Mapping[str, Floats]:
         """Return the raw outputs for a batch of one."""
+        if self._session is None:
+            raise DeviceError(f"model {self._bundle.name} is closed")
         try:
             values = self._session.run(self._outputs, {self._bundle.input.name: tensor})
         except Exception as error:  # the runtime's errors have no other base
@@ -112,8 +114,9 @@ def expected_shapes(bundle: Bundle) -> tuple[dict[str, list[int]], dict[str, lis
     outputs = {}
     for stride in heads.strides:
         cells = -(-spec.width // stride) * -(-spec.height // stride)
-        outputs[heads.scores.format(stride=stride)] = [1, cells, len(bundle.labels)]
-        outputs[heads.boxes.format(stride=stride)] = [1, cells, 4 * heads.bins]
+        scores, boxes = heads.names(stride)
+        outputs[scores] = [1, cells, len(bundle.labels)]
+        outputs[boxes] = [1, cells, 4 * heads.bins]
     return {spec.name: [1, *planes]}, outputs
 
 

@@ -77,6 +77,8 @@ def open_picture(encoded: bytes, *, max_pixels: int) -> Picture:
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(f"the picture has {width} x {height} pixels, more than max_pixels = {max_pixels}")
+    if image.format == "PNG":
+        _check_sums(encoded)
     if turn in _ON_ITS_SIDE:
         width, height = height, width
     return Picture(width, height, image, turn)
@@ -104,6 +106,16 @@ def _orientation(image: Any) -> int:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001 - broken metadata must not cost a good picture, and its parser raises anything
         return 1
+
+
+def _check_sums(encoded: bytes) -> None:
+    # A PNG carries a checksum for each part; Pillow looks at those of the pixels only when asked to.
+    import PIL.Image  # noqa: PLC0415 - as in `open_picture`
+
+    try:
+        PIL.Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
+    except Exception as error:  # Pillow's parsers raise whatever they trip on
+        raise ValueError(f"the picture is damaged or cut off: {error}") from error
 
 
 def _rgb(image: Any) -> Any:

@@ -55,9 +55,10 @@ def decode_nanodet(outputs: Mapping[str, Floats], spec: InputSpec, heads: Output
 def _decode_stride(
     outputs: Mapping[str, Floats], spec: InputSpec, heads: OutputSpec, *, stride: int, threshold: float
 ) -> Found:
-    scores = outputs[heads.scores.format(stride=stride)][0]
+    scores_name, boxes_name = heads.names(stride)
+    scores = outputs[scores_name][0]
     cells, classes = np.nonzero(scores >= threshold)  # nearly none pass, so all that follows is small
-    logits = outputs[heads.boxes.format(stride=stride)][0][cells].reshape(-1, 4, heads.bins)
+    logits = outputs[boxes_name][0][cells].reshape(-1, 4, heads.bins)
     sides = _expected_bin(logits) * np.float32(stride)
     rows, columns = np.divmod(cells, -(-spec.width // stride))
     centres = (np.stack([columns, rows], axis=1).astype(np.float32) + np.float32(0.5)) * np.float32(stride)
