@@ -1,0 +1,44 @@
+"""Configuration: typed tables from TOML, every problem named at once, secrets by name, folders from systemd or XDG."""
+
+from __future__ import annotations
+
+from sparkd.config.decode import config_schema, decode_table, nearest
+from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart
+from sparkd.config.places import Places, load_places, make, node_id, places
+from sparkd.config.secret import Secret
+from sparkd.config.show import show
+from sparkd.config.tables import (
+    BusConfig,
+    Config,
+    LinkConfig,
+    NodeConfig,
+    OutboxConfig,
+    PeerConfig,
+    PluginTable,
+    RpcConfig,
+)
+
+__all__ = [
+    "BusConfig",
+    "Config",
+    "LinkConfig",
+    "NodeConfig",
+    "OutboxConfig",
+    "PeerConfig",
+    "Places",
+    "PluginTable",
+    "RpcConfig",
+    "Secret",
+    "changed_plugins",
+    "config_schema",
+    "decode_table",
+    "find_config",
+    "load_config",
+    "load_places",
+    "make",
+    "nearest",
+    "needs_restart",
+    "node_id",
+    "places",
+    "show",
+]

@@ -1,0 +1,104 @@
+"""Where a daemon keeps things: what systemd says, else the system's folders for root, else the user's (XDG)."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparkd.config.load import find_config, load_config
+from sparkd.config.tables import Config, NodeConfig
+from sparkd.errors import ConfigError
+
+_NODE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders of one daemon."""
+
+    config: Path
+    plugins: tuple[Path, ...]
+    """Drop-in folders, the first of them the one that `sparkctl plugin new` writes to."""
+    runtime: Path
+    state: Path
+    cache: Path
+
+    @property
+    def socket(self) -> Path:
+        """The JSON-RPC socket."""
+        return self.runtime / "sparkd.sock"
+
+
+def places(node: NodeConfig, config_file: Path | None) -> Places:
+    """Return the folders for *node*; nothing is made. Paths in the config win, then systemd's, then the usual ones."""
+    config = (
+        config_file.parent if config_file else _folder("CONFIGURATION", "/etc/sparkd", "XDG_CONFIG_HOME", ".config")
+    )
+    runtime = node.runtime_dir or _folder("RUNTIME", "/run/sparkd", "XDG_RUNTIME_DIR", ".local/run")
+    state = node.state_dir or _folder("STATE", "/var/lib/sparkd", "XDG_STATE_HOME", ".local/state")
+    cache = node.cache_dir or _folder("CACHE", "/var/cache/sparkd", "XDG_CACHE_HOME", ".cache")
+    return Places(config, (config / "plugins", *node.plugin_dirs), runtime, state, cache)
+
+
+def _folder(name: str, system: str, xdg: str, home: str) -> Path:
+    given = os.environ.get(f"{name}_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    if os.getuid() == 0:
+        return Path(system)
+    return Path(os.environ.get(xdg) or Path.home() / home) / "sparkd"
+
+
+def load_places(given: Path | None) -> tuple[Config, Places]:
+    """Read the config and return it with its places. Raises ConfigError."""
+    file = find_config(given)
+    config = load_config(file)
+    return config, places(config.node, file)
+
+
+def make(found: Places) -> None:
+    """Make the folders, closed to others. Raises ConfigError that says which could not be made."""
+    for folder in (found.runtime, found.state, found.cache):
+        try:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: cannot be made: {error.strerror}; see [node] and the unit's *Directory="
+            ) from None
+
+
+def node_id(state: Path) -> str:
+    """Return the node's identity, 128 bits in hex, made once and kept in *state*.
+
+    Raises ConfigError if the file is damaged: a new identity would make the receiver store everything again.
+    """
+    file = state / "node_id"
+    try:
+        known = file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return _new_node_id(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    if not _NODE_ID.fullmatch(known):
+        raise ConfigError(
+            f"{file}: damaged: 32 hex digits expected, got {len(known)} characters; restore it from a backup"
+        )
+    return known
+
+
+def _new_node_id(file: Path) -> str:
+    fresh = os.urandom(16).hex()
+    part = file.with_suffix(".part")
+    with part.open("w", encoding="ascii") as out:
+        out.write(fresh + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    part.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return fresh

@@ -1,0 +1,96 @@
+"""Secrets: named in the config, never written in it, and never shown."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_WAYS = '{ credential = "name" }, { file = "/path" } or { env = "NAME" }'
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+MAX_SECRET_BYTES = 64 << 10
+
+
+class Secret:
+    """A value that shows itself only when asked by `reveal`."""
+
+    __slots__ = ("_value", "source")
+
+    def __init__(self, value: str, source: str) -> None:
+        """Hold *value*, which came from *source* (a name, safe to show)."""
+        self._value = value
+        self.source = source
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"<secret from {self.source}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    __hash__ = None  # type: ignore[assignment] # a hash would be a way to recognise it
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a secret is not copied out of the process")
+
+
+def resolve(written: Any) -> Secret:
+    """Return the secret that the config names. Raises ValueError that never contains what was written as a value."""
+    if not isinstance(written, Mapping) or len(written) != 1:
+        raise ValueError(f"a secret is named, not written: use {_WAYS}")
+    ((way, name),) = written.items()
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a secret's name must be text: use {_WAYS}")
+    if way == "credential":
+        return _from_credential(name)
+    if way == "file":
+        return Secret(_read(Path(name)), f"file {name}")
+    if way == "env":
+        if name not in os.environ:
+            raise ValueError(f"environment variable {name} is not set")
+        return Secret(os.environ[name], f"environment variable {name}")
+    raise ValueError(f"unknown way {way!r} to name a secret: use {_WAYS}")
+
+
+def _from_credential(name: str) -> Secret:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder is None:
+        raise ValueError(
+            f"credential {name!r}: systemd gave no credentials; try LoadCredential={name}:/path in the unit"
+        )
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"credential {name!r}: a plain name expected")
+    return Secret(_text(Path(folder) / name), f"credential {name}")
+
+
+def _read(path: Path) -> str:
+    if not path.is_absolute():
+        raise ValueError(f"{path}: an absolute path expected")
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if found.st_mode & _OTHERS:
+        raise ValueError(f"{path}: mode {stat.S_IMODE(found.st_mode):04o} lets others at it; try: chmod 600 {path}")
+    if found.st_uid not in (0, os.getuid()):
+        raise ValueError(f"{path}: belongs to user {found.st_uid}; root or the daemon's user expected")
+    return _text(path)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if len(text) > MAX_SECRET_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_SECRET_BYTES} bytes")
+    try:
+        return text.decode().strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not text") from None

@@ -1,0 +1,206 @@
+"""The tables of `sparkd.toml`: frozen dataclasses, units in the names, each checked when it is made."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sparkd.events import TOPIC
+from sparkd.service import NAME, EnergyClass, Isolation
+
+_HOST_PORT = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})")
+MAX_PORT = 65_535
+_METHODS = re.compile(r"[a-z0-9-]+\.([a-z0-9_]+|\*)")
+
+
+def host_name() -> str:
+    """Return this machine's name as a node name: lower-case words joined by hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower()).strip("-") or "node"
+
+
+def check_address(key: str, address: str) -> None:
+    """Raise ValueError unless *address* is `host:port`."""
+    match = _HOST_PORT.fullmatch(address)
+    if match is None or not 0 < int(match[2]) <= MAX_PORT:
+        raise ValueError(f"{key}: host:port expected, such as '127.0.0.1:7700', got {address!r}")
+
+
+def check_name(key: str, name: str) -> None:
+    """Raise ValueError unless *name* is lower-case words joined by hyphens."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{key}: lower-case words joined by hyphens expected, got {name!r}")
+
+
+def check_range(key: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless *value* lies between *low* and *high*."""
+    if not low <= value <= high:
+        raise ValueError(f"{key}: {low:g} to {high:g} expected, got {value:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """`[node]`: who this node is."""
+
+    name: str = field(default_factory=host_name)
+    role: Literal["edge", "cloud"] = "edge"
+    site: str = "home"
+    """Nodes of one site may share data of the privacy class `local`."""
+    inline: list[str] = field(default_factory=list)
+    """Installed plugins that may run inside the core, where their failure is the core's."""
+    plugin_dirs: list[Path] = field(default_factory=list)
+    """Drop-in folders besides the one next to the config."""
+    runtime_dir: Path | None = None
+    state_dir: Path | None = None
+    cache_dir: Path | None = None
+    metrics_listen: str = "127.0.0.1:9464"
+    """host:port for Prometheus; empty for none."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        check_name("site", self.site)
+        if self.metrics_listen:
+            check_address("metrics_listen", self.metrics_listen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusConfig:
+    """`[bus]`: the event bus."""
+
+    high_water_messages: int = 10_000
+    """Messages queued per peer before the bus drops, and counts."""
+    readers_group: str = ""
+    """Members of this group may subscribe, besides the daemon's own user and root."""
+
+    def __post_init__(self) -> None:
+        check_range("high_water_messages", self.high_water_messages, 10, 10_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcConfig:
+    """`[rpc]`: the JSON-RPC socket."""
+
+    max_line_bytes: int = 1 << 20
+    max_connections: int = 256
+    line_timeout_s: float = 10.0
+    """How long a request line may take from its first byte to its last."""
+    admin_group: str = "sparkd"
+    """Members may change things, as root and the daemon's own user may."""
+    readers: Literal["anyone", "admins"] = "anyone"
+    """Who may call methods that change nothing."""
+
+    def __post_init__(self) -> None:
+        check_range("max_line_bytes", self.max_line_bytes, 1024, 64 << 20)
+        check_range("max_connections", self.max_connections, 1, 10_000)
+        check_range("line_timeout_s", self.line_timeout_s, 0.1, 3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxConfig:
+    """`[outbox]`: the durable streams of each service."""
+
+    max_bytes: int = 1 << 30
+    """Of one stream; beyond it the oldest records go, and are counted."""
+    max_age_s: float = 0.0
+    """0 for no limit."""
+    segment_bytes: int = 16 << 20
+    group_commit_ms: int = 0
+    """How long an append may wait for others to share its sync; it never waits when the disk is idle."""
+
+    def __post_init__(self) -> None:
+        check_range("max_bytes", self.max_bytes, 1 << 20, 1 << 50)
+        check_range("max_age_s", self.max_age_s, 0, 10 * 365 * 86_400)
+        check_range("segment_bytes", self.segment_bytes, 1 << 18, 16 << 20)
+        check_range("group_commit_ms", self.group_commit_ms, 0, 50)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """`[link.peers.NAME]`: another node. Its key is not written here: `sparkctl keys trust NAME KEY`."""
+
+    address: str = ""
+    """host:port to dial; empty if the peer dials us."""
+    site: str = ""
+    """The site the peer stands at; only then may it get data of the privacy class `local`."""
+    send: list[str] = field(default_factory=list)
+    """Topics this node sends it, and what is beneath them."""
+    receive: list[str] = field(default_factory=list)
+    """Topics it may send us."""
+    calls: list[str] = field(default_factory=list)
+    """Methods it may call here, such as `node.status` or `ingest.*`."""
+
+    def __post_init__(self) -> None:
+        if self.address:
+            check_address("address", self.address)
+        if self.site:
+            check_name("site", self.site)
+        for key in ("send", "receive"):
+            for topic in getattr(self, key):
+                if not TOPIC.fullmatch(topic):
+                    raise ValueError(f"{key}: topics such as 'edge.telemetry' expected, got {topic!r}")
+        for method in self.calls:
+            if not _METHODS.fullmatch(method):
+                raise ValueError(f"calls: 'interface.method' or 'interface.*' expected, got {method!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkConfig:
+    """`[link]`: the encrypted connections to other nodes."""
+
+    listen: str = ""
+    """host:port; empty for a node that only dials."""
+    max_message_bytes: int = 1 << 20
+    heartbeat_s: float = 5.0
+    peers: dict[str, PeerConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            check_address("listen", self.listen)
+        check_range("max_message_bytes", self.max_message_bytes, 1 << 16, 64 << 20)
+        check_range("heartbeat_s", self.heartbeat_s, 0.1, 600)
+        for name in self.peers:
+            check_name("peers", name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginTable:
+    """`[plugins.NAME]`: what the core reads of it; `table` is the plugin's own part, checked in its process.
+
+    All services of a plugin share its table.
+    """
+
+    enabled: bool = True
+    isolation: Isolation | None = None
+    energy: EnergyClass | None = None
+    critical: bool = False
+    start_limit_s: float | None = None
+    watchdog_s: float = 10.0
+    """How long its event loop may leave a ping unanswered before it is restarted; 0 for ever."""
+    memory_max_bytes: int = 0
+    """Limit of its address space; 0 for none."""
+    table: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    """The files the table comes from, for messages."""
+
+    def __post_init__(self) -> None:
+        if self.start_limit_s is not None:
+            check_range("start_limit_s", self.start_limit_s, 0.1, 3600)
+        check_range("watchdog_s", self.watchdog_s, 0, 3600)
+        check_range("memory_max_bytes", self.memory_max_bytes, 0, 1 << 50)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that was configured."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    bus: BusConfig = field(default_factory=BusConfig)
+    rpc: RpcConfig = field(default_factory=RpcConfig)
+    link: LinkConfig = field(default_factory=LinkConfig)
+    outbox: OutboxConfig = field(default_factory=OutboxConfig)
+    plugins: dict[str, PluginTable] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    """The files it was read from."""
