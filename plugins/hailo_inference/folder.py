@@ -72,7 +72,8 @@ class Folder:
             self.meters.refused(origin="folder", outcome="bad")
             self.ctx.log.warning("picture-refused", picture=printable(arrival.name), reason=problem)
         remember = partial(self.processed.remember, arrival.key, arrival.name, arrival.stamp, problem=problem)
-        await anyio.to_thread.run_sync(remember)
+        with anyio.CancelScope(shield=True):  # what is published is written down, also when the service is stopped
+            await anyio.to_thread.run_sync(remember)
         return replace(arrival, problem=problem)
 
     async def _look_and_publish(self, arrival: Arrival) -> str:

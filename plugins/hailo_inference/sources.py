@@ -113,9 +113,13 @@ def _unwatchable(folder: Path, reason: str) -> DeviceError:
 
 
 def waiting(folder: Path) -> list[str]:
-    """Return the names of the pictures that are in *folder* now, oldest first."""
+    """Return the names of the pictures that are in *folder* now, oldest first. Raises DeviceError if it is gone."""
     found = []
-    with os.scandir(folder) as entries:
+    try:
+        listing = os.scandir(folder)
+    except OSError as error:
+        raise _unwatchable(folder, os.strerror(error.errno or 0)) from error
+    with listing as entries:
         for entry in entries:
             try:
                 if wanted(entry.name) and entry.is_file(follow_symlinks=False):
@@ -131,14 +135,14 @@ def examine(folder: Path, name: str, *, processed: Processed, max_bytes: int, no
     Raises OSError if it cannot be read.
     """
     try:
-        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened = open(folder / name, "rb", opener=_open_plainly)  # noqa: SIM115 - closed by the `with` below; Path.open takes no opener
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ELOOP}:  # gone, or a link: those may lead anywhere
+        if error.errno in {errno.ENOENT, errno.ELOOP, errno.EISDIR}:  # gone, or a link: those may lead anywhere
             return None
         raise
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or being_written(descriptor):
+    with opened as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or being_written(file.fileno()):
             return None
         stamp = stamp_of(status)
         entry = processed.find_unchanged(name, stamp)
@@ -154,6 +158,10 @@ def examine(folder: Path, name: str, *, processed: Processed, max_bytes: int, no
         return Arrival(name, key, stamp, known=True, problem=entry.problem)
     seen = first_seen_ns(mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns, now_ns=now_ns)
     return Arrival(name, key, stamp, content, seen)
+
+
+def _open_plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not make us wait
 
 
 def being_written(descriptor: int) -> bool:
