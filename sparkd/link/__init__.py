@@ -1,0 +1,24 @@
+"""Encrypted links to other nodes: keys, connections, and what may pass over them."""
+
+from __future__ import annotations
+
+from sparkd.link.keys import AllowList, KeyPair, KeyStore
+from sparkd.link.link import Channel, Link, LinkHooks, LinkSettings
+from sparkd.link.options import Timing
+from sparkd.link.peer import Identity
+from sparkd.link.rules import PeerSettings
+from sparkd.link.session import LinkBus
+
+__all__ = [
+    "AllowList",
+    "Channel",
+    "Identity",
+    "KeyPair",
+    "KeyStore",
+    "Link",
+    "LinkBus",
+    "LinkHooks",
+    "LinkSettings",
+    "PeerSettings",
+    "Timing",
+]

@@ -1,0 +1,336 @@
+"""The link: this node's encrypted connections to its peers, over which events and calls travel.
+
+Theory of operation: a `Peer` for each table `[link.peers.NAME]`; a `Dialer` for each that has an address, and one
+`Listener` if the config says where. Each connection is proved by key twice: at its handshake (the ZAP handler on one
+side, the pinned server key on the other) and with every message. A connection that said its greeting is a `Session`,
+and there is one per peer at the most. The key files are watched: a change of the allow-list ends the sessions it
+revokes and wakes the dialers; a new key of this node's own starts all anew. What fails is in `status`, never raised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+import zmq  # noqa: TID251 - the link speaks ZeroMQ
+
+from sparkd.core_interfaces import LinkStatus
+from sparkd.errors import ConfigError
+from sparkd.events import LinkChanged
+from sparkd.link.complaints import Complaints, Counts
+from sparkd.link.dialer import Dialer
+from sparkd.link.frames import PROTOCOL, Greeting
+from sparkd.link.keys import AllowList, KeyPair, KeyStore
+from sparkd.link.keywatch import watch
+from sparkd.link.listener import Listener
+from sparkd.link.options import FAREWELL_MS, Timing
+from sparkd.link.peer import Identity, Peer
+from sparkd.link.rules import PeerRules, PeerSettings
+from sparkd.link.session import LinkBus, Session, SessionHooks, Transport
+from sparkd.link.zap import Verdict, serving
+from sparkd.service import Log
+
+
+class Channel(Protocol):
+    """Where messages of calls to one peer go."""
+
+    def send(self, frames: list[bytes], /) -> None:
+        """Send `[head, body]`. Raises CallError: see `Session.send`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkHooks:
+    """Whom the link tells what happens. None of these may wait or raise."""
+
+    on_peer_up: Callable[[str, Channel], None] = lambda _peer, _channel: None
+    """A peer is connected; calls to it go into the channel."""
+    on_peer_down: Callable[[str, str], None] = lambda _peer, _reason: None
+    """It no longer is, and why."""
+    on_frames: Callable[[str, list[bytes]], None] = lambda _peer, _frames: None
+    """A message of a call came from it: head and body."""
+    on_change: Callable[[LinkChanged], None] = lambda _change: None
+    """Something to publish."""
+
+
+class LinkSettings(Protocol):
+    """The table `[link]`."""
+
+    @property
+    def listen(self) -> str:
+        """Where to listen, `host:port`; empty to only dial."""
+        ...
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message taken or sent."""
+        ...
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often to see whether the other side is there."""
+        ...
+
+    @property
+    def peers(self) -> Mapping[str, PeerSettings]:
+        """The peers by name."""
+        ...
+
+
+class Link:
+    """This node's links; use as an async context manager."""
+
+    def __init__(
+        self,
+        config: LinkSettings,
+        *,
+        keys_dir: Path,
+        identity: Identity,
+        bus: LinkBus,
+        hooks: LinkHooks,
+        log: Log,
+        timing: Timing | None = None,
+    ) -> None:
+        """Link as *config* says, with the keys in *keys_dir*, events from and to *bus*, calls to and from *hooks*."""
+        self._config = config
+        self._identity = identity
+        self._store = KeyStore(keys_dir)
+        self._bus = bus
+        self._hooks = hooks
+        self._log = log
+        self._complaints = Complaints(log)
+        self._timing = timing or Timing(heartbeat_s=config.heartbeat_s)
+        self._keys: KeyPair | None = None
+        self._allowed = AllowList()
+        self._identities: dict[str, str] = {}
+        self._keys_changed = anyio.Event()
+        self._sessions: dict[str, Session] = {}
+        self._listener: Listener | None = None
+        self._problems: dict[str, str] = {}
+        self._strangers = Counts()
+        self._greeting = self._own_greeting()
+        self._peers = {name: self._peer(name, settings) for name, settings in config.peers.items()}
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._run)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def status(self) -> list[LinkStatus]:
+        """Return how the link to each peer is."""
+        return [peer.status() for peer in self._peers.values()]
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the link as a whole: key files, the address to listen on."""
+        return [problem for problem in self._problems.values() if problem]
+
+    def refused(self) -> dict[str, int]:
+        """Return how many connections of strangers were refused, by reason."""
+        return self._strangers.plain()
+
+    @property
+    def listening(self) -> str:
+        """Where it listens now, `host:port`; nothing if it does not."""
+        return self._listener.endpoint if self._listener else ""
+
+    async def _run(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            with serving(context, self._name_of_key, self._on_verdict):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(watch, self._store, self._reload)
+                    while True:
+                        await self._connect(context)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(partial(context.destroy, linger=FAREWELL_MS))
+
+    async def _connect(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Listen and dial until this node's own key changes; without one, wait for it."""
+        changed = self._keys_changed
+        async with anyio.create_task_group() as tasks:
+            if self._keys is not None:
+                self._listener = self._listening_side(context, self._keys) if self._config.listen else None
+                if self._listener:
+                    tasks.start_soon(self._listener.run)
+                for peer in self._peers.values():
+                    if peer.settings.address:
+                        tasks.start_soon(self._dialing_side(context, self._keys, peer).run)
+            await changed.wait()
+            tasks.cancel_scope.cancel()
+
+    def _listening_side(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair) -> Listener:
+        return Listener(
+            address=self._config.listen,
+            context=context,
+            keys=keys,
+            greeting=self._greeting,
+            timing=self._timing,
+            name_of=self._name_of_identity,
+            admit=self._admit,
+            open_session=lambda name, greeting, transport, address: self._open_session(
+                self._peers[name], greeting, transport, address=address
+            ),
+            refuse=self._on_refused,
+            trouble=partial(self._set_problem, "listen"),
+        )
+
+    def _dialing_side(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair, peer: Peer) -> Dialer:
+        return Dialer(
+            peer=peer,
+            context=context,
+            keys=keys,
+            allowed=lambda: self._allowed,
+            greeting=self._greeting,
+            timing=self._timing,
+            open_session=self._open_session,
+        )
+
+    def _name_of_key(self, key: str) -> str | None:
+        return self._allowed.name_of(key)
+
+    def _name_of_identity(self, identity: str) -> str | None:
+        return self._identities.get(identity)
+
+    async def _reload(self) -> None:
+        """Take over what the key files say now."""
+        keys, problem, allowed = await anyio.to_thread.run_sync(self._read_keys)
+        self._set_problem("key", problem)
+        self._set_problem("trusted", "; ".join(allowed.problems))
+        if allowed.keys != self._allowed.keys:
+            self._take_over(allowed)
+        if keys is not None and keys != self._keys:  # a key that cannot be read any more changes nothing
+            self._keys = keys
+            changed, self._keys_changed = self._keys_changed, anyio.Event()
+            changed.set()
+        self._explain(problem)
+
+    def _read_keys(self) -> tuple[KeyPair | None, str, AllowList]:
+        allowed = self._store.allow_list()
+        try:
+            return self._store.load(), "", allowed
+        except ConfigError as error:
+            return None, str(error), allowed
+
+    def _take_over(self, allowed: AllowList) -> None:
+        before, self._allowed = self._allowed, allowed
+        self._identities = allowed.identities()
+        for name, session in list(self._sessions.items()):
+            if allowed.keys.get(name) != before.keys.get(name):
+                session.end("its key is not trusted here any more")
+        for peer in self._peers.values():
+            peer.nudge()
+        self._log.info("link: trusted keys read", trusted=sorted(allowed.keys))
+
+    def _explain(self, problem: str) -> None:
+        """Tell by the status of each peer what bars it, as far as it is a matter of this node's files."""
+        for peer in self._peers.values():
+            if peer.connected:
+                continue
+            if self._keys is None:
+                peer.down(f"this node has no usable key: {problem}", "sparkctl keys new")
+            elif not peer.settings.address and peer.name not in self._allowed.keys:
+                peer.down(f"no key of {peer.name} is trusted here", f"sparkctl keys trust {peer.name} KEY")
+            elif not peer.settings.address:
+                peer.down(peer.reason if peer.reason.startswith("the connection") else "has not connected")
+
+    def _admit(self, name: str, greeting: Greeting) -> str:
+        """Return why the peer that *name*'s key belongs to may not come in, or nothing."""
+        peer, present = self._peers.get(name), self._sessions.get(name)
+        if greeting.node != name:
+            return f"this key is trusted as {name}, not as {greeting.node[:64]!r}"
+        if peer is None:
+            return f"{self._identity.name} has no [link.peers.{name}] in its config"
+        if present is None:
+            crossing = peer.hello_under_way and self._identity.name < name
+            return f"{self._identity.name} is dialing {name} at this moment" if crossing else ""
+        if peer.dialed or peer.greeting is None or peer.greeting.instance != greeting.instance:
+            return f"{name} is connected already, from {peer.address or peer.settings.address}"
+        present.end("replaced by a newer connection of the same process")
+        return ""
+
+    def _open_session(self, peer: Peer, greeting: Greeting, transport: Transport, *, address: str = "") -> Session:
+        session = self._sessions[peer.name] = Session(
+            peer,
+            transport,
+            bus=self._bus,
+            hooks=SessionHooks(call_frames=self._hooks.on_frames, ended=self._on_ended),
+            complaints=self._complaints,
+            max_message_bytes=min(self._config.max_message_bytes, greeting.max_message_bytes),
+            heartbeat_s=self._timing.heartbeat_s,
+        )
+        peer.up(greeting, dialed=not address, address=address)
+        self._log.info("link: up", peer=peer.name, address=address or peer.settings.address, version=greeting.sparkd)
+        if greeting.site != peer.settings.site:
+            self._complaints.say(
+                "link: peer says it stands elsewhere; the config counts",
+                culprit=peer.name,
+                peer=peer.name,
+                says=greeting.site[:64],
+                config=peer.settings.site,
+            )
+        self._hooks.on_peer_up(peer.name, session)
+        self._hooks.on_change(LinkChanged(peer=peer.name, connected=True))
+        return session
+
+    def _on_ended(self, session: Session, reason: str) -> None:
+        name = session.peer.name
+        if self._sessions.get(name) is session:
+            del self._sessions[name]
+            session.peer.down(reason)
+            self._log.info("link: down", peer=name, reason=reason)
+            self._hooks.on_peer_down(name, reason)
+            self._hooks.on_change(LinkChanged(peer=name, connected=False, reason=reason))
+
+    def _on_verdict(self, verdict: Verdict) -> None:
+        if not verdict.name:
+            self._strangers.add(verdict.reason)
+            hint = f"if you know it: sparkctl keys trust NAME '{verdict.key}'" if verdict.key else ""
+            self._complaints.say(
+                "link: stranger refused",
+                culprit=verdict.address,
+                address=verdict.address,
+                why=verdict.reason,
+                try_=hint,
+            )
+
+    def _on_refused(self, address: str, reason: str) -> None:
+        self._strangers.add(reason)
+        self._complaints.say("link: connection refused", culprit=address, address=address, why=reason)
+
+    def _set_problem(self, where: str, problem: str) -> None:
+        if problem and problem != self._problems.get(where):
+            self._log.warning("link: problem", problem=problem)
+        self._problems[where] = problem
+
+    def _peer(self, name: str, settings: PeerSettings) -> Peer:
+        rules = PeerRules(node=self._identity.name, site=self._identity.site, peer=name, settings=settings)
+        return Peer(name, settings, rules, reason="not tried yet")
+
+    def _own_greeting(self) -> Greeting:
+        mine = self._identity
+        return Greeting(
+            version=PROTOCOL,
+            node=mine.name,
+            node_id=mine.node_id,
+            site=mine.site,
+            role=mine.role,
+            sparkd=mine.version,
+            instance=os.urandom(8).hex(),
+            max_message_bytes=self._config.max_message_bytes,
+        )
