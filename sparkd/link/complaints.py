@@ -33,7 +33,7 @@ class Complaints:
     """A log that says each thing about each culprit once a minute."""
 
     def __init__(self, log: Log, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log = log
+        self.log = log
         self._clock = clock
         self._said: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
@@ -49,4 +49,4 @@ class Complaints:
         if len(self._said) > MAX_KINDS:
             self._said.popitem(last=False)
         more = {"more_before": kept_back} if kept_back else {}
-        self._log.warning(event, **fields, **more)
+        self.log.warning(event, **fields, **more)

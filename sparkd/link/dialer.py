@@ -18,6 +18,7 @@ import zmq  # noqa: TID251 - the link speaks ZeroMQ
 
 from sparkd.errors import RemoteMessageError
 from sparkd.link import frames
+from sparkd.link.complaints import Complaints
 from sparkd.link.frames import Greeting
 from sparkd.link.keys import AllowList, KeyPair
 from sparkd.link.options import Timing, configure
@@ -153,6 +154,7 @@ class Dialer:
     allowed: Callable[[], AllowList]
     greeting: Greeting
     timing: Timing
+    complaints: Complaints
     open_session: Callable[[Peer, Greeting, Transport], Session]
     """Makes the session, and makes it known."""
 
@@ -232,6 +234,8 @@ class Dialer:
         names = {"peer": self.peer.name, "node": self.greeting.node, "key": self.keys.public}
         if not self.peer.connected:
             self.peer.down(failure.reason, failure.remedy.format(**names))
+            name, remedy = self.peer.name, self.peer.remedy
+            self.complaints.say("link: not connected", culprit=name, peer=name, why=failure.reason, try_=remedy)
         with anyio.move_on_after(backoff.next_s(refused=failure.refused)):
             await self.peer.changed()
             backoff.reset()

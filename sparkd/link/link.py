@@ -10,7 +10,7 @@ revokes and wakes the dialers; a new key of this node's own starts all anew. Wha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from typing import Protocol, Self
 import anyio
 import zmq  # noqa: TID251 - the link speaks ZeroMQ
 
+from sparkd.codec import Message
 from sparkd.core_interfaces import LinkStatus
 from sparkd.errors import ConfigError
 from sparkd.events import LinkChanged
@@ -56,6 +57,8 @@ class LinkHooks:
     """It no longer is, and why."""
     on_frames: Callable[[str, list[bytes]], None] = lambda _peer, _frames: None
     """A message of a call came from it: head and body."""
+    retained: Callable[[Sequence[str]], Sequence[Message]] = lambda _topics: ()
+    """Returns the last values of state topics at or beneath those given: what a peer that connects should know."""
     on_change: Callable[[LinkChanged], None] = lambda _change: None
     """Something to publish."""
 
@@ -187,7 +190,7 @@ class Link:
                 self._peers[name], greeting, transport, address=address
             ),
             refuse=self._on_refused,
-            trouble=partial(self._set_problem, "listen"),
+            trouble=self._on_listening,
         )
 
     def _dialing_side(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair, peer: Peer) -> Dialer:
@@ -198,6 +201,7 @@ class Link:
             allowed=lambda: self._allowed,
             greeting=self._greeting,
             timing=self._timing,
+            complaints=self._complaints,
             open_session=self._open_session,
         )
 
@@ -269,7 +273,7 @@ class Link:
             peer,
             transport,
             bus=self._bus,
-            hooks=SessionHooks(call_frames=self._hooks.on_frames, ended=self._on_ended),
+            hooks=SessionHooks(call_frames=self._hooks.on_frames, retained=self._hooks.retained, ended=self._on_ended),
             complaints=self._complaints,
             max_message_bytes=min(self._config.max_message_bytes, greeting.max_message_bytes),
             heartbeat_s=self._timing.heartbeat_s,
@@ -312,6 +316,11 @@ class Link:
     def _on_refused(self, address: str, reason: str) -> None:
         self._strangers.add(reason)
         self._complaints.say("link: connection refused", culprit=address, address=address, why=reason)
+
+    def _on_listening(self, problem: str) -> None:
+        self._set_problem("listen", problem)
+        if not problem:
+            self._log.info("link: listening", address=self.listening)
 
     def _set_problem(self, where: str, problem: str) -> None:
         if problem and problem != self._problems.get(where):

@@ -17,7 +17,6 @@ from sparkd.errors import CallError
 from sparkd.events import topic_matches
 from sparkd.privacy import Privacy
 
-
 MAX_NAME = 255
 """Characters of a topic or service name from another node; the local bus must never choke on a header."""
 

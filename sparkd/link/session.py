@@ -63,6 +63,8 @@ class SessionHooks:
 
     call_frames: Callable[[str, list[bytes]], None]
     """A message of a call: the peer's name, head and body."""
+    retained: Callable[[Sequence[str]], Sequence[Message]]
+    """Returns the last values of state topics at or beneath those given."""
     ended: Callable[[Session, str], None]
     """The session is over, and why. Called once."""
 
@@ -136,6 +138,7 @@ class Session:
             self.peer.counts.add("send: call, peer does not read")
             reason = "gone" if self._over else "peer does not read"
             raise CallError(CallErrorKind.UNAVAILABLE, f"{self.peer.name}: {reason}")
+        self.peer.sent += 1
 
     def flush(self) -> None:
         """Send what waited for room."""
@@ -198,14 +201,18 @@ class Session:
             return
         try:
             async with self._bus.subscribe_messages(*topics) as messages:
+                self._complaints.log.debug("link: events pass", peer=self.peer.name, topics=topics)
+                for message in self._hooks.retained(topics):
+                    self._offer(message)
                 async for received in messages:
-                    if self.peer.rules.is_ours(received.event):
-                        self._offer(received.event)
+                    self._offer(received.event)
         except OSError as error:
             self.end(f"the local bus cannot be read: {error}", farewell="trouble with its bus")
 
     def _offer(self, message: Message) -> None:
-        """Send one event of this node, or count why not."""
+        """Send an event if it is this node's own, or count why not."""
+        if not self.peer.rules.is_ours(message):
+            return
         refusal = self.peer.rules.sending(message)
         if refusal is not None:
             self.peer.counts.add(refusal.kind)
@@ -221,6 +228,8 @@ class Session:
             return
         if self._over or not self._lanes.event(outgoing):
             self.peer.counts.add("send: event dropped, peer does not read")
+            return
+        self.peer.sent += 1
 
     async def _keep_pinging(self) -> None:
         while True:
@@ -255,7 +264,6 @@ class Session:
             taken = self._transport.send(message)
         except BrokenPipeError:
             return True  # there is nobody to keep it for; the end of the session is on its way
-        self.peer.sent += taken
         return taken
 
 
