@@ -74,7 +74,7 @@ def open_to_hosts(router: CallRouter, socket: Path, *, configure: Configure | No
 @contextmanager
 def connect_to_core(socket: Path, *, handlers: Handlers, tasks: TaskGroup) -> Iterator[Endpoint]:
     """Connect a service's host to the core at *socket*; *handlers* answer what the core passes on."""
-    channel = DealerChannel(f"ipc://{socket}", lambda frames: endpoint.feed(frames))
+    channel = DealerChannel(f"ipc://{socket}", lambda frames: endpoint.feed(frames))  # noqa: PLW0108 - each needs the other
     endpoint = Endpoint(
         channel,
         accept=lambda end, request, body: IncomingCall(end, request, body, dispatch=handlers.dispatch),

@@ -1,0 +1,290 @@
+"""One client of the Unix socket: lines in, lines out, and a bound on everything it may cost.
+
+The event loop's own protocol and transport are used as they are: a stream object and its checkpoints would cost half
+of the round trip again (benchmarks/calls.py). A line is cut, parsed and given to a task of its own; its answer is
+written at once.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251 - this is where the event loop itself is handled
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from anyio.abc import TaskGroup
+
+from sparkd.calls.frames import DEFAULT_CREDIT
+from sparkd.calls.outgoing import close_items
+from sparkd.errors import CallError, CallErrorKind
+from sparkd.rpc.jsonrpc import (
+    INVALID_REQUEST,
+    Message,
+    Refusal,
+    batch_line,
+    checked,
+    error_object,
+    notification_line,
+    parse_line,
+    refusal_line,
+    result_line,
+)
+from sparkd.rpc.limits import RpcLimits
+from sparkd.rpc.lines import Lines
+from sparkd.rpc.outlet import Outlet
+from sparkd.rpc.peer import Peer, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A result as JSON text, or a stream of them."""
+
+    body: bytes = b""
+    items: AsyncIterator[bytes] | None = None
+    served_by: str = ""
+    trusted: bool = False
+    """Whether the text was made in this process; other text is checked before it goes to the client."""
+
+
+Answer = Callable[["Connection", Message], Awaitable[Reply]]
+"""Answers a message; raises CallError only."""
+
+
+@dataclass(slots=True)
+class RpcCounts:
+    """What the socket has seen."""
+
+    connections: int = 0
+    open: int = 0
+    messages: int = 0
+    refused: int = 0
+    """Connections beyond the bound."""
+    malformed: int = 0
+    too_long: int = 0
+    half_lines: int = 0
+    slow_readers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all connections of a server share."""
+
+    limits: RpcLimits
+    answer: Answer
+    tasks: TaskGroup
+    counts: RpcCounts = field(default_factory=RpcCounts)
+
+
+class Connection:
+    """A connected client. What it asked for ends with it."""
+
+    def __init__(self, setting: Setting, transport: asyncio.Transport, *, peer: Peer, role: Role) -> None:
+        """Serve *peer*, who may do what *role* says."""
+        self.peer = peer
+        self.role = role
+        self._setting = setting
+        self._transport = transport
+        self._lines = Lines(setting.limits.max_line_bytes)
+        self._waiting: deque[bytes | None] = deque()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._streams: dict[int, anyio.CancelScope] = {}
+        self._last_stream = 0
+        self._in_flight = 0
+        self._over = False
+        self._gone = False
+        self._paused = False
+        self._half_line: asyncio.TimerHandle | None = None
+        self.outlet = Outlet(transport, setting.limits, self._count_slow)
+
+    def received(self, arrived: bytes) -> None:
+        """Take bytes from the client."""
+        self._waiting.extend(self._lines.feed(arrived))
+        self._time_half_line()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Start on the lines that wait, as far as the bounds allow; read more only when none is left."""
+        limits = self._setting.limits
+        while self._waiting and self._in_flight < limits.max_in_flight and not self.outlet.full:
+            self._begin(self._waiting.popleft())
+        self._pause(bool(self._waiting))
+        if self._over and not self._waiting and not self._in_flight and not self._streams:
+            self._transport.close()  # after what is written has been read
+
+    def no_more(self) -> None:
+        """Learn that the client sends nothing more: answer what it asked, end its streams, close."""
+        self._over = True
+        for scope in self._streams.values():
+            scope.cancel()
+        self.go_on()
+
+    def lost(self) -> None:
+        """Learn that the client is gone: cancel everything it asked for."""
+        self._waiting.clear()
+        self._over = self._gone = True
+        self.outlet.close()
+        self._stop_timer()
+        for scope in self._scopes:
+            scope.cancel()
+
+    def cancel_stream(self, stream: int) -> bool:
+        """End a stream of this client; return whether there was one."""
+        scope = self._streams.get(stream)
+        if scope is not None:
+            scope.cancel()
+        return scope is not None
+
+    def _begin(self, line: bytes | None) -> None:
+        setting = self._setting
+        try:
+            parsed = parse_line(self._checked_line(line), max_batch=setting.limits.max_batch)
+        except Refusal as refusal:
+            setting.counts.malformed += 1
+            self.outlet.write(refusal_line(refusal))
+            return
+        self._in_flight += 1
+        setting.counts.messages += 1 if isinstance(parsed, Message) else len(parsed)
+        setting.tasks.start_soon(self._run, parsed)
+
+    def _checked_line(self, line: bytes | None) -> bytes:
+        if line is None:
+            self._setting.counts.too_long += 1
+            limit = self._setting.limits.max_line_bytes
+            raise Refusal(INVALID_REQUEST, f"a line has {limit} bytes at the most; send a reference to large data")
+        return line
+
+    async def _run(self, message: Message | list[Message | Refusal]) -> None:
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                if self._gone:
+                    return
+                if isinstance(message, Message):
+                    await self._single(message, scope)
+                else:
+                    await self._batch(message)
+            finally:
+                self._scopes.discard(scope)
+                self._release()
+
+    def _release(self) -> None:
+        self._in_flight -= 1
+        if self._waiting or self._over:
+            self.go_on()
+
+    async def _single(self, message: Message, scope: anyio.CancelScope) -> None:
+        try:
+            reply = await self._setting.answer(self, message)
+            if reply.items is not None:
+                await self._stream(message, reply, reply.items, scope)
+            elif message.id is not None:
+                self.outlet.write(_line(message.id, reply))
+        except CallError as error:
+            if message.id is not None:
+                self.outlet.write(refusal_line(Refusal.of(error, message.id)))
+
+    async def _batch(self, messages: list[Message | Refusal]) -> None:
+        answers: list[bytes] = [b""] * len(messages)
+
+        async def one(index: int, message: Message) -> None:
+            answers[index] = await self._in_batch(message)
+
+        async with anyio.create_task_group() as tasks:
+            for index, message in enumerate(messages):
+                if isinstance(message, Refusal):
+                    answers[index] = refusal_line(message)
+                else:
+                    tasks.start_soon(one, index, message)
+        if any(answers):
+            self.outlet.write(batch_line(answers))
+
+    async def _in_batch(self, message: Message) -> bytes:
+        try:
+            reply = await self._setting.answer(self, message)
+            await _refuse_stream(message, reply)
+            return b"" if message.id is None else _line(message.id, reply)
+        except CallError as error:
+            return b"" if message.id is None else refusal_line(Refusal.of(error, message.id))
+
+    async def _stream(
+        self, message: Message, reply: Reply, items: AsyncIterator[bytes], scope: anyio.CancelScope
+    ) -> None:
+        """Send *items* as notifications, as fast as the client reads them."""
+        limit = self._setting.limits.max_streams
+        if message.id is None or len(self._streams) >= limit or self._over:
+            await close_items(items)
+            raise CallError(CallErrorKind.UNAVAILABLE, f"{limit} streams are open here", remedy="cancel one of them")
+        self._last_stream += 1
+        stream = self._last_stream
+        self._streams[stream] = scope
+        self.outlet.write(result_line(message.id, b'{"stream":%d}' % stream, served_by=reply.served_by))
+        self._in_flight -= 1  # a stream has a bound of its own
+        try:
+            await self._send_items(stream, items, trusted=reply.trusted)
+        finally:
+            self._in_flight += 1
+            del self._streams[stream]
+            await close_items(items)
+
+    async def _send_items(self, stream: int, items: AsyncIterator[bytes], *, trusted: bool) -> None:
+        number, error = 0, None
+        try:
+            async for item in items:
+                if number % DEFAULT_CREDIT == 0:  # a source that never waits must not keep the loop for itself
+                    await anyio.lowlevel.checkpoint()
+                else:
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                body = item if trusted else checked(item)
+                self.outlet.write(notification_line("stream.item", stream=stream, n=number, item=msgspec.Raw(body)))
+                number += 1
+                await self.outlet.room()
+        except CallError as failed:
+            error = error_object(Refusal.of(failed, b"null"))
+        self.outlet.write(notification_line("stream.end", stream=stream, **({} if error is None else {"error": error})))
+
+    def _pause(self, wanted: bool) -> None:  # noqa: FBT001 - a state, not an option
+        if wanted is not self._paused and not self._over:
+            self._paused = wanted
+            if wanted:
+                self._stop_timer()  # the rest of a line cannot come while nothing is read
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+                self._time_half_line()
+
+    def _time_half_line(self) -> None:
+        if not self._lines.partial:
+            self._stop_timer()
+        elif self._half_line is None:
+            limit_s = self._setting.limits.line_timeout_s
+            self._half_line = asyncio.get_running_loop().call_later(limit_s, self._half_line_is_late)
+
+    def _half_line_is_late(self) -> None:
+        self._setting.counts.half_lines += 1
+        limit_s = self._setting.limits.line_timeout_s
+        self.outlet.write(refusal_line(Refusal(INVALID_REQUEST, f"the line was not complete after {limit_s:g} s")))
+        self._transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._half_line is not None:
+            self._half_line.cancel()
+            self._half_line = None
+
+    def _count_slow(self) -> None:
+        self._setting.counts.slow_readers += 1
+
+
+async def _refuse_stream(message: Message, reply: Reply) -> None:
+    if reply.items is not None:
+        await close_items(reply.items)
+        text = f"{message.method} answers with a stream, which has no place in a batch"
+        raise CallError(CallErrorKind.INVALID_PARAMS, text, field="method")
+
+
+def _line(call_id: bytes, reply: Reply) -> bytes:
+    """Return the answer line. Raises CallError if the result is not JSON."""
+    body = reply.body if reply.trusted else checked(reply.body)
+    return result_line(call_id, body, served_by=reply.served_by)
