@@ -1,0 +1,216 @@
+"""One segment: a SQLite file with some thousand records, each under its own checksum.
+
+WAL with synchronous=FULL: a commit that has returned is on disk. AUTOINCREMENT, so numbers are never used again.
+`marks` holds small values stored together with records; `carried` the idempotency keys of earlier segments.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from sparkd.privacy import Privacy
+from sparkd.service import Record, Stored
+from sparkd.steps import reached
+
+AUTOCHECKPOINT_PAGES = 100
+"""Keeps the WAL below half a megabyte, so that a full disk can still be trimmed."""
+BUSY_MS = 5000
+CARRIED_KEYS = 10_000
+"""How many idempotency keys are remembered across segments, besides those of the segments that are kept."""
+EPOCH_MARK = "sparkd.epoch"
+
+_SCHEMA = """
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, body BLOB NOT NULL, privacy INTEGER NOT NULL,
+    wall_ns INTEGER NOT NULL, mono_ns INTEGER NOT NULL, trace BLOB, priority INTEGER NOT NULL,
+    expires_ns INTEGER NOT NULL, key TEXT, crc INTEGER NOT NULL);
+CREATE UNIQUE INDEX records_key ON records (key) WHERE key IS NOT NULL;
+CREATE TABLE marks (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE carried (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+"""
+_COLUMNS = "seq, topic, body, privacy, wall_ns, mono_ns, trace, priority, expires_ns, key, crc"
+_INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own names
+_SELECT = f"SELECT {_COLUMNS} FROM records WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - likewise
+_pack = msgspec.msgpack.Encoder().encode
+
+Row = tuple[int, str, bytes, int, int, int, bytes | None, int, int, str | None, int]
+
+
+def row_of(seq: int, record: Record) -> Row:
+    """Return *record* as a row, with the checksum over all of it."""
+    content = (
+        seq,
+        record.topic,
+        record.body,
+        int(record.privacy),
+        record.wall_ns,
+        record.mono_ns,
+        record.trace,
+        record.priority,
+        record.expires_ns,
+        record.key,
+    )
+    return (*content, zlib.crc32(_pack(content)))
+
+
+def stored_of(row: Row) -> Stored | None:
+    """Return the record in *row*, or None if its checksum is wrong."""
+    if zlib.crc32(_pack(row[:-1])) != row[-1]:
+        return None
+    seq, topic, body, privacy, wall_ns, mono_ns, trace, priority, expires_ns, key, _ = row
+    record = Record(
+        topic=topic,
+        body=body,
+        privacy=Privacy(privacy),
+        wall_ns=wall_ns,
+        mono_ns=mono_ns,
+        trace=trace,
+        priority=priority,
+        expires_ns=expires_ns,
+        key=key,
+    )
+    return Stored(seq, record)
+
+
+class Segment:
+    """The segment that is being written."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        """Write to *db*; use `create` or `open`."""
+        self.path = path
+        self._db = db
+        held = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
+        self.last: int = held[0] if held else 0
+        self.marks: dict[str, bytes] = dict(db.execute("SELECT name, value FROM marks"))
+
+    @classmethod
+    def create(cls, path: Path, *, first: int, marks: Mapping[str, bytes], keys: Iterable[tuple[str, int]]) -> Segment:
+        """Make the segment whose first record will have the number *first*. Raises sqlite3.Error."""
+        part = path.with_suffix(".new")
+        part.unlink(missing_ok=True)
+        with closing(_connect(part)) as db:
+            db.executescript(f"BEGIN; {_SCHEMA}")
+            db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('records', ?)", (first - 1,))
+            db.executemany("INSERT INTO marks VALUES (?, ?)", marks.items())
+            db.executemany("INSERT OR REPLACE INTO carried VALUES (?, ?)", keys)
+            db.execute("COMMIT")
+        part.rename(path)  # closed, so the WAL is folded into the file
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Segment:
+        """Open a segment for writing. Raises sqlite3.Error if it is damaged."""
+        db = _connect(path)
+        try:
+            return cls(path, db)
+        except BaseException:
+            db.close()
+            raise
+
+    def check(self) -> bool:
+        """Whether SQLite finds the file whole."""
+        return bool(self._db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+
+    def append(self, records: Sequence[Record], marks: Mapping[str, bytes]) -> list[int]:
+        """Store *records* and *marks* in one transaction; return the numbers once they are on disk."""
+        numbers, rows, last = [], [], self.last
+        fresh: dict[str, int] = {}
+        for record in records:
+            seq = None if record.key is None else fresh.get(record.key) or self.seq_of(record.key)
+            if seq is None:
+                seq = last = last + 1
+                rows.append(row_of(seq, record))
+                if record.key is not None:
+                    fresh[record.key] = seq
+            numbers.append(seq)
+        self._commit(rows, marks)
+        self.last = last
+        self.marks.update(marks)
+        return numbers
+
+    def _commit(self, rows: list[Row], marks: Mapping[str, bytes]) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany(_INSERT, rows)
+            if marks:
+                db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", marks.items())
+            reached("outbox.before-fsync")
+            db.execute("COMMIT")
+            reached("outbox.after-fsync")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def seq_of(self, key: str) -> int | None:
+        """Return the number under which *key* was stored, as far as is remembered."""
+        for query in ("SELECT seq FROM records WHERE key = ?", "SELECT seq FROM carried WHERE key = ?"):
+            found = self._db.execute(query, (key,)).fetchone()
+            if found:
+                return int(found[0])
+        return None
+
+    def keys_to_carry(self) -> list[tuple[str, int]]:
+        """Return the newest idempotency keys, for the next segment."""
+        own = "SELECT key, seq FROM records WHERE key IS NOT NULL"
+        query = f"SELECT key, seq FROM ({own} UNION SELECT key, seq FROM carried) ORDER BY seq DESC LIMIT ?"  # noqa: S608
+        return list(self._db.execute(query, (CARRIED_KEYS,)))
+
+    def size(self) -> int:
+        """Return the size of the file without its WAL, in bytes."""
+        pages, size = self._db.execute(
+            "SELECT page_count, page_size FROM pragma_page_count, pragma_page_size"
+        ).fetchone()
+        return int(pages) * int(size)
+
+    def seal(self) -> None:
+        """Fold the WAL into the file and close: nothing is written here any more."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
+        db.execute("PRAGMA cache_size = -512")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_to_read(path: Path, *, sealed: bool) -> sqlite3.Connection:
+    """Open a segment for reading. A sealed one whose WAL is folded needs no side files, so a full disk does not matter.
+
+    Raises FileNotFoundError if it has been removed, sqlite3.Error if it is damaged.
+    """
+    wal = path.with_name(path.name + "-wal")
+    folded = sealed and (not wal.exists() or wal.stat().st_size == 0)
+    if not path.exists():
+        raise FileNotFoundError(path)
+    query = "immutable=1" if folded else "mode=ro"
+    db = sqlite3.connect(
+        f"file:{path}?{query}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000
+    )
+    db.execute("PRAGMA cache_size = -256")
+    return db
+
+
+def rows_after(db: sqlite3.Connection, after: int, limit: int) -> Generator[Row, None, None]:
+    """Yield the rows after number *after*; close the iterator to end the read."""
+    with closing(db.execute(_SELECT, (after, limit))) as cursor:
+        yield from cursor

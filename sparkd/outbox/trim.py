@@ -1,0 +1,76 @@
+"""Removing what is no longer wanted: segments that all readers have passed, and by the caps what is too much."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from dataclasses import dataclass
+
+from sparkd.outbox.cursor import read_cursor
+from sparkd.outbox.files import Files, locked, sync_folder
+from sparkd.outbox.losses import note_evicted
+from sparkd.steps import reached
+
+TRIM_LOCK_LIMIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a stream may hold. Beyond it the oldest segments go, and are counted as evicted."""
+
+    max_bytes: int = 1 << 30
+    max_age_s: float = 0.0
+    """0 for no limit; judged by the time a segment was last written."""
+    segment_bytes: int = 16 << 20
+    max_dead: int = 10_000
+
+    @property
+    def rotate_at(self) -> int:
+        """The size at which a segment is sealed: small enough that the cap can be kept by whole segments."""
+        return min(self.segment_bytes, max(self.max_bytes // 4, 64 << 10))
+
+
+def trim(files: Files, limits: Limits, *, clock_synchronised: bool = True) -> int:
+    """Remove segments that are not needed; return how many. Raises OSError or StorageError if it cannot."""
+    with locked(files.folder / "trim.lock", limit_s=TRIM_LOCK_LIMIT_S):
+        firsts = files.segments()
+        removed = 0
+        passed = _passed_by_all(files)
+        for first, following in itertools.pairwise(firsts):
+            if passed is not None and following - 1 <= passed:
+                _remove(files, first)
+            elif _too_much(files, first, limits, clock_synchronised=clock_synchronised):
+                note_evicted(files, first, following - 1)
+                _remove(files, first)
+            else:
+                break
+            removed += 1
+        if removed:
+            sync_folder(files.folder)
+        return removed
+
+
+def _passed_by_all(files: Files) -> int | None:
+    """Return the number that every reader has passed; None if there is no reader, and so nobody to say."""
+    if not files.cursors.is_dir():
+        return None
+    return min((read_cursor(path) for path in files.cursors.iterdir() if path.suffix != ".part"), default=None)
+
+
+def _too_much(files: Files, first: int, limits: Limits, *, clock_synchronised: bool) -> bool:
+    if files.bytes() > limits.max_bytes:
+        return True
+    if not limits.max_age_s or not clock_synchronised:
+        return False
+    return time.time() - files.segment(first).stat().st_mtime > limits.max_age_s
+
+
+def _remove(files: Files, first: int) -> None:
+    path = files.segment(first)
+    reached("outbox.before-unlink")
+    # The segment itself last: its side files without it would belong to nothing.
+    for name in (f"{path.name}-wal", f"{path.name}-shm", path.name):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(name).unlink()
+    reached("outbox.after-unlink")

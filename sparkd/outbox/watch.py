@@ -1,0 +1,53 @@
+"""Waiting for changes of files. The kernel says when; a slow look is there for file systems that say nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+from asyncinotify import Inotify, Mask
+
+FALLBACK_S = 5.0
+
+
+class Watch:
+    """Watches files or folders; `changed` returns after something happened to one of them since the last call."""
+
+    def __init__(self) -> None:
+        self._inotify = Inotify()
+        self._watched: set[Path] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inotify.close()
+
+    def file(self, path: Path) -> None:
+        """Watch what is written to *path*, if it is there."""
+        self._add(path, Mask.MODIFY)
+
+    def folder(self, path: Path) -> None:
+        """Watch what appears in and disappears from *path*, if it is there."""
+        self._add(path, Mask.CREATE | Mask.DELETE | Mask.MOVED_TO | Mask.MOVED_FROM)
+
+    def _add(self, path: Path, mask: Mask) -> None:
+        if path not in self._watched:
+            with contextlib.suppress(OSError):
+                self._inotify.add_watch(path, mask | Mask.DELETE_SELF)
+                self._watched.add(path)
+
+    async def changed(self) -> None:
+        """Return when something has changed, or after `FALLBACK_S`."""
+        with anyio.move_on_after(FALLBACK_S):
+            event = await self._inotify.get()
+            if event.mask & (Mask.DELETE_SELF | Mask.IGNORED) and event.watch is not None:
+                self._watched.discard(Path(str(event.watch.path)))
+        with contextlib.suppress(BlockingIOError):  # one look is enough for all that has come already
+            while self._inotify.sync_get() is not None:
+                continue
