@@ -8,6 +8,7 @@ repeats the publish with the same key, which stores nothing twice.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from sparkd import Context, Inference, Privacy, StorageError, reached
+from sparkd import Context, Privacy, StorageError, reached
 
 from .config import HailoInferenceConfig
 from .processed import Processed
@@ -30,7 +31,7 @@ RETRY_MAX_S = 60.0
 FORGET_EVERY = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Folder:
     """A folder being watched for one engine."""
 
@@ -39,6 +40,8 @@ class Folder:
     engine: Engine
     meters: Meters
     processed: Processed
+    stuck: bool = False
+    """Whether the last file could not be moved or deleted."""
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Take every picture there is and every one that comes. Raises DeviceError if the folder is not there."""
@@ -47,7 +50,7 @@ class Folder:
             taken = 0
             async for name in names:
                 if taken % FORGET_EVERY == 0:
-                    await anyio.to_thread.run_sync(self.processed.forget_gone, self.path)
+                    await self._forget()
                 taken += 1
                 await self.take(name)
 
@@ -72,8 +75,7 @@ class Folder:
             self.meters.refused(origin="folder", outcome="bad")
             self.ctx.log.warning("picture-refused", picture=printable(arrival.name), reason=problem)
         remember = partial(self.processed.remember, arrival.key, arrival.name, arrival.stamp, problem=problem)
-        with anyio.CancelScope(shield=True):  # what is published is written down, also when the service is stopped
-            await anyio.to_thread.run_sync(remember)
+        await self._until_stored(partial(_finish, remember))
         return replace(arrival, problem=problem)
 
     async def _look_and_publish(self, arrival: Arrival) -> str:
@@ -87,19 +89,20 @@ class Folder:
         except ValueError as error:
             return str(error)
         reached("inference.after-infer")
-        await self._publish(inference, key=arrival.key)
+        privacy = Privacy.parse(self.ctx.config.privacy)
+        await self._until_stored(partial(self.ctx.bus.publish, inference, privacy=privacy, key=arrival.key))
         reached("inference.after-append")
         self.meters.looked(inference, origin="folder")
         return ""
 
-    async def _publish(self, inference: Inference, *, key: str) -> None:
-        privacy, delay_s = Privacy.parse(self.ctx.config.privacy), 0.0
+    async def _until_stored(self, store: Callable[[], Awaitable[None]]) -> None:
+        delay_s = 0.0
         while True:
             try:
-                await self.ctx.bus.publish(inference, privacy=privacy, key=key)
+                await store()
             except StorageError as error:  # a full disk: the picture waits, and calls are still answered
                 self.ctx.degraded(
-                    f"results cannot be stored, pictures wait: {error}", remedy="make room on the disk of the outbox"
+                    f"results cannot be stored, pictures wait: {error}", remedy="make room on the disk of the state"
                 )
                 delay_s = min(2 * delay_s, RETRY_MAX_S) or 1.0
                 await anyio.sleep(delay_s)
@@ -112,10 +115,27 @@ class Folder:
         try:
             await anyio.to_thread.run_sync(partial(settle, self.path, arrival, after=self.ctx.config.after))
         except OSError as error:
+            self.stuck = True
             self.ctx.degraded(
                 f"{self.path} does not allow `after = {self.ctx.config.after!r}`: {error.strerror}",
                 remedy="let the daemon's user write to the folder, or set after = 'keep'",
             )
+        else:
+            if self.stuck:
+                self.stuck = False
+                self.ctx.recovered()
+
+    async def _forget(self) -> None:
+        try:
+            await anyio.to_thread.run_sync(self.processed.forget_gone, self.path)
+        except StorageError as error:  # it only grows a little further
+            self.ctx.log.warning("record-not-trimmed", reason=str(error))
+
+
+async def _finish(work: Callable[[], None]) -> None:
+    """Do *work* to its end, also when the service is being stopped: what is published is written down."""
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(work)
 
 
 def printable(name: str) -> str:

@@ -13,10 +13,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from sparkd import StorageError
 
 REMEMBERED = 100_000
 """So many rows are kept of files that are no longer there; about 20 MB. Rows of files that are there always stay."""
@@ -38,20 +42,21 @@ class Entry:
 
 
 class Processed:
-    """An open record. Blocking; used by one thread at a time."""
+    """An open record. Blocking; used by one thread at a time. Writing raises StorageError if the disk refuses."""
 
     def __init__(self, path: Path) -> None:
         """Open or make the record at *path*; a damaged one is put aside as `PATH.damaged-TIME`."""
         self.damaged: Path | None = None
         try:
-            self._db = _connect(path)
+            with _refused(path):
+                self._db = _connect(path)
         except sqlite3.DatabaseError:
             self.damaged = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
             path.rename(self.damaged)
             for leftover in (f"{path}-wal", f"{path}-shm"):
                 Path(leftover).unlink(missing_ok=True)
             self._db = _connect(path)
-        self._note = path.with_suffix(".begun")
+        self._path, self._note = path, path.with_suffix(".begun")
 
     def __enter__(self) -> Self:
         return self
@@ -83,26 +88,37 @@ class Processed:
             before = int(count) if last == key else 0
         except (OSError, ValueError):  # no note, or a torn one
             before = 0
-        self._note.write_text(f"{key} {before + 1}", "ascii")
+        with suppress(OSError):  # a full disk: then this picture is not counted
+            self._note.write_text(f"{key} {before + 1}", "ascii")
         return before
 
     def remember(self, key: str, name: str, stamp: str, *, problem: str = "") -> None:
         """Write down, synced, that the picture *key* has been dealt with."""
-        self._db.execute(
-            "INSERT INTO processed (key, name, stamp, problem) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET stamp = excluded.stamp",
-            (key, os.fsencode(name), stamp, problem),
-        )
+        with _refused(self._path):
+            self._db.execute(
+                "INSERT INTO processed (key, name, stamp, problem) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET stamp = excluded.stamp",
+                (key, os.fsencode(name), stamp, problem),
+            )
 
     def forget_gone(self, folder: Path, *, remembered: int = REMEMBERED) -> int:
         """Drop the oldest rows whose files are no longer in *folder*, all but the newest *remembered*; say how many."""
         (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM processed").fetchone()
         old = self._db.execute("SELECT id, name FROM processed WHERE id <= ?", (last - remembered,)).fetchall()
         gone = [(number,) for number, name in old if not (folder / os.fsdecode(name)).exists()]
-        with self._db:
+        with _refused(self._path), self._db:
             self._db.execute("BEGIN")
             self._db.executemany("DELETE FROM processed WHERE id = ?", gone)
         return len(gone)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Name the disk as the culprit. What is left a DatabaseError is damage."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"{path}: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -112,8 +128,14 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(_SCHEMA)
-        db.execute("SELECT key, name, stamp, problem FROM processed LIMIT 1").fetchall()
+        _check(db)
     except sqlite3.DatabaseError:
         db.close()
         raise
     return db
+
+
+def _check(db: sqlite3.Connection) -> None:
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sparkd import StorageError
 from sparkd_plugins.hailo_inference.processed import Entry, Processed
 
 
@@ -75,3 +76,34 @@ def test_a_torn_note_counts_as_none(tmp_path: Path, torn: str) -> None:
         (tmp_path / "p.begun").write_text(torn)
 
         assert record.begin("a") == 0
+
+
+def test_damage_in_the_middle_is_noticed_at_opening(tmp_path: Path) -> None:
+    path = tmp_path / "p.sqlite"
+    with Processed(path) as record:
+        fill(record)
+    content = bytearray(path.read_bytes())
+    content[40_000:60_000] = bytes(20_000)
+    path.write_bytes(content)
+
+    with Processed(path) as record:
+        assert record.damaged is not None
+        assert record.find("key-1") is None
+
+
+def fill(record: Processed) -> None:
+    for number in range(2000):
+        record.remember(f"key-{number}", f"{number}.jpg", "stamp")
+
+
+def test_a_disk_that_refuses_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="unable to open database file"):
+        Processed(tmp_path / "missing" / "p.sqlite")
+
+    with Processed(tmp_path / "p.sqlite") as record:
+        record._db.execute("PRAGMA max_page_count = 1")  # the disk is full
+        with pytest.raises(StorageError, match="full"):
+            fill(record)
+        assert record.find("key-0") == Entry("key-0", "")
+    with Processed(tmp_path / "p.sqlite") as record:
+        assert record.damaged is None

@@ -218,6 +218,26 @@ async def test_pictures_dealt_with_are_moved_away(tmp_path: Path, folder: Path) 
     assert (folder / "bad" / "bad.png").exists()
 
 
+async def test_a_folder_that_forbids_moving_is_told_until_it_allows_it(tmp_path: Path, folder: Path) -> None:
+    double = RecordingContext(HailoInferenceConfig(watch=folder, after="move"), tmp_path)
+    (folder / "done").write_text("a file where the folder should be")  # root may write anywhere, so this must do
+    (folder / "a.png").write_bytes(BLACK)
+    async with running(double):
+        await double.until(["a.png"])
+        (folder / "b.png").write_bytes(BLACK)
+        with anyio.fail_after(10):
+            while len(double.states) < 2:
+                await double.bus.changed.wait()
+        (folder / "done").unlink()
+        (folder / "c.png").write_bytes(BLACK)
+        with anyio.fail_after(10):
+            while "recovered" not in double.states:
+                await double.bus.changed.wait()
+
+    assert "does not allow `after = 'move'`" in double.states[0]
+    assert (folder / "done" / "c.png").exists()
+
+
 async def test_a_file_name_that_is_no_text_does_no_harm(double: RecordingContext, folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(BLACK)
     async with running(double):
