@@ -29,6 +29,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 DONE, BAD = "done", "bad"
 """Folders beneath the watched one, for `after = "move"`."""
 
+NOT_A_FILE = {errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO}
+"""Gone, a link (those may lead anywhere), a folder, a socket."""
+
 COPIED_NS = 60_000_000_000
 """A file written a minute or more before it came here was copied with its old time."""
 
@@ -137,7 +140,7 @@ def examine(folder: Path, name: str, *, processed: Processed, max_bytes: int, no
     try:
         opened = open(folder / name, "rb", opener=_open_plainly)  # noqa: SIM115 - closed by the `with` below; Path.open takes no opener
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ELOOP, errno.EISDIR}:  # gone, or a link: those may lead anywhere
+        if error.errno in NOT_A_FILE:
             return None
         raise
     with opened as file:

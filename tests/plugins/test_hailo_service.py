@@ -23,7 +23,7 @@ from sparkd import CallError, CallErrorKind, ConfigError, Context, DeviceError, 
 from sparkd_plugins.hailo_inference import sparkd_services
 from sparkd_plugins.hailo_inference.config import HailoInferenceConfig
 from sparkd_plugins.hailo_inference.demo import PICTURES, frames
-from sparkd_plugins.hailo_inference.folder import ATTEMPTS
+from sparkd_plugins.hailo_inference.folder import ATTEMPTS, Folder
 from sparkd_plugins.hailo_inference.picture import encode
 from sparkd_plugins.hailo_inference.pipeline import Model, open_models
 from sparkd_plugins.hailo_inference.processed import Processed
@@ -236,6 +236,20 @@ async def test_a_folder_that_forbids_moving_is_told_until_it_allows_it(tmp_path:
 
     assert "does not allow `after = 'move'`" in double.states[0]
     assert (folder / "done" / "c.png").exists()
+
+
+async def test_a_file_that_cannot_be_opened_is_told_and_tried_again_later(
+    double: RecordingContext, folder: Path
+) -> None:
+    meters = Meters(double.metrics)
+    with Processed(double.state_dir / "processed.sqlite") as record:
+        watched = Folder(
+            cast("Context[HailoInferenceConfig]", double), folder, cast("Engine", None), meters, processed=record
+        )
+        await watched.take("x" * 300 + ".png")
+
+    assert [fields["reason"] for _, fields in double.warnings] == ["File name too long"]
+    assert double.count("sparkd_inference_pictures_total", origin="folder", outcome="unreadable") == 1
 
 
 async def test_a_file_name_that_is_no_text_does_no_harm(double: RecordingContext, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -204,13 +205,15 @@ def test_looking_does_not_disturb_a_writer_that_comes_at_the_same_time(folder: P
     assert path.stat().st_size == len(b"picture") + 300
 
 
-@pytest.mark.parametrize("kind", ["gone", "link", "pipe", "folder"])
+@pytest.mark.parametrize("kind", ["gone", "link", "pipe", "folder", "socket"])
 def test_what_is_no_plain_file_is_left_alone(folder: Path, tmp_path: Path, kind: str) -> None:
     path = folder / "a.jpg"
     if kind == "link":
         path.symlink_to(put(tmp_path, "secret"))
     elif kind == "pipe":
         os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
     elif kind == "folder":
         path.mkdir()
 
