@@ -43,11 +43,8 @@ class Watch:
                 self._watched.add(path)
 
     async def changed(self) -> None:
-        """Return when something has changed, or after `FALLBACK_S`."""
+        """Return when something has changed, or after `FALLBACK_S`; the kernel makes one of equal events in a row."""
         with anyio.move_on_after(FALLBACK_S):
             event = await self._inotify.get()
             if event.mask & (Mask.DELETE_SELF | Mask.IGNORED) and event.watch is not None:
                 self._watched.discard(Path(str(event.watch.path)))
-        with contextlib.suppress(BlockingIOError):  # one look is enough for all that has come already
-            while self._inotify.sync_get() is not None:
-                continue
