@@ -21,6 +21,9 @@ from sparkd.errors import CallError, CallErrorKind, LocalMessageError, RemoteMes
 MAX_IN_FLIGHT = 256
 """Calls under way per peer and direction. A service with 40 threads' worth of callers stays far below it."""
 
+MAX_FRAME_BYTES = (4 << 20) - (64 << 10)
+"""Below the 4 MiB at which `sparkd.bus.sockets` drops the whole connection. What is larger goes as a reference."""
+
 Answer = Open | Item | Credit | End | Failure | Cancel
 
 
@@ -117,9 +120,10 @@ class Endpoint:
         return self._last_id
 
     def send(self, head: Head, body: bytes = b"") -> None:
-        """Send a message. Raises CallError (`UNAVAILABLE`) if the channel refuses it."""
+        """Send a message. Raises CallError: `UNAVAILABLE` if the channel refuses it, `FAILED` if it is too large."""
         frames = encode(head, body)
         try:
+            _check_size(frames)
             if self._closed is not None:
                 raise self._closed
             self._channel.send(frames)
@@ -139,9 +143,9 @@ class Endpoint:
         """Answer the peer's call *call_id* with *error*, if the peer still reads."""
         self._answering.pop(call_id, None)
         try:
-            self.try_send(failure(call_id, error))
-        except LocalMessageError:  # its data cannot be said: the reason still can
-            self.try_send(Failure(call_id, error.kind.value, error.message))
+            self.send(failure(call_id, error))
+        except (LocalMessageError, CallError):  # its data cannot be said, or not at this length: the reason still can
+            self.try_send(Failure(call_id, error.kind.value, error.message[:1000]))
 
     def forget(self, call_id: int, *, answering: bool) -> None:
         """End the exchange of call *call_id*: one the peer opened if *answering*, else one of this side's."""
@@ -193,3 +197,10 @@ class Endpoint:
         else:
             self.fail(head.id, reason)
         exchange.on_lost(self, reason)
+
+
+def _check_size(frames: list[bytes]) -> None:
+    size = max(len(frames[0]), len(frames[1]))
+    if size > MAX_FRAME_BYTES:
+        message = f"a message of {size} bytes; {MAX_FRAME_BYTES} at the most, pass a reference to what is larger"
+        raise CallError(CallErrorKind.FAILED, message, error="too-large")

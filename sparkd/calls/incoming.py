@@ -113,10 +113,12 @@ class IncomingCall:
         self._endpoint.try_send(Credit(self._request.id, n, answer=True))
 
     def _end(self, body: bytes) -> None:
-        if not self._answered:
-            self._answered = True
-            self._endpoint.forget(self._request.id, answering=True)
-            self._endpoint.try_send(End(self._request.id, answer=True, served_by=self._served_by), body)
+        if self._answered:
+            return
+        end = End(self._request.id, answer=True, served_by=self._served_by)
+        self._endpoint.send(end, body)  # what cannot be sent becomes the error that says why
+        self._answered = True
+        self._endpoint.forget(self._request.id, answering=True)
 
     def _fail(self, error: CallError) -> None:
         if not self._answered:

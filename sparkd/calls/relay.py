@@ -6,7 +6,7 @@ import msgspec
 
 from sparkd.calls.endpoint import Answer, Endpoint
 from sparkd.calls.frames import Cancel, End, Failure, Open, Request
-from sparkd.errors import CallError, CallErrorKind
+from sparkd.errors import CallError
 
 
 class Relay:
@@ -36,12 +36,12 @@ class Relay:
         if isinstance(head, End | Open) and head.answer and self._served_by:
             head = msgspec.structs.replace(head, served_by=self._served_by)
         to, call_id = (self._caller, self._caller_id) if head.answer else (self._answerer, self._answerer_id)
-        if isinstance(head, Cancel | Failure) or (isinstance(head, End) and head.answer):
-            self._end()
         try:
             to.send(msgspec.structs.replace(head, id=call_id), body)
         except CallError as error:
             self.on_lost(to, error)
+        if isinstance(head, Cancel | Failure) or (isinstance(head, End) and head.answer):
+            self._end()
 
     def on_lost(self, endpoint: Endpoint, error: CallError) -> None:
         """End the call because *endpoint* cannot carry it; tell the other side, and this one if it can still hear."""
@@ -51,7 +51,7 @@ class Relay:
         if endpoint is not self._answerer:
             self._answerer.try_send(Cancel(self._answerer_id))
         if endpoint is not self._caller or not endpoint.closed:
-            self._caller.fail(self._caller_id, CallError(CallErrorKind.UNAVAILABLE, error.message, **error.data))
+            self._caller.fail(self._caller_id, error)
 
     def _end(self) -> None:
         self._ended = True
