@@ -1,0 +1,67 @@
+"""What the daemon tells systemd (sd_notify(3)). Without a notify socket each call does nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import sdnotify
+
+_US = 1_000_000
+
+
+class Notifier:
+    """Speaks to the service manager that started this process."""
+
+    def __init__(self) -> None:
+        # Without NOTIFY_SOCKET the library would leave a socket open (0.3.2).
+        self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
+
+    def close(self) -> None:
+        """Close the socket; nothing is said any more."""
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.close()
+        self._notifier = None
+
+    def ready(self, status: str) -> None:
+        """Say that the daemon is ready, with one line of truth."""
+        self._say(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
+
+    def status(self, status: str) -> None:
+        """Say how it is, in one line."""
+        self._say(f"STATUS={_line(status)}")
+
+    def reloading(self) -> None:
+        """Say that the config is being read again; `ready` ends it. systemd >= 253 wants the time with it."""
+        self._say(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        """Say that it is stopping."""
+        self._say("STOPPING=1")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask for *seconds* more for what is going on now."""
+        self._say(f"EXTEND_TIMEOUT_USEC={int(seconds * _US)}")
+
+    def watchdog(self) -> None:
+        """Say that the daemon is well: a decision, not a timer."""
+        self._say("WATCHDOG=1")
+
+    def _say(self, state: str) -> None:
+        if self._notifier is not None:
+            self._notifier.notify(state)
+
+
+def watchdog_interval_s() -> float:
+    """Return how often systemd wants to hear `watchdog`; 0 if never (WATCHDOG_USEC, for this process)."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    try:
+        return int(os.environ.get("WATCHDOG_USEC", "0")) / _US
+    except ValueError:
+        return 0.0
+
+
+def _line(text: str) -> str:
+    """Return *text* on one line, in ASCII: the library drops a whole message that it cannot encode (0.3.2)."""
+    return text.replace("\n", " ").encode("ascii", "replace").decode("ascii")
