@@ -1,88 +1,180 @@
-"""Where calls meet ZeroMQ: the core's end for all its hosts, and a host's end for the core."""
+"""The connections between the core and its service hosts: one Unix socket, two frames a message.
+
+Not ROUTER and DEALER: libzmq's two threads make the bare round trip between two processes 160 us, a stream socket 45 us
+(benchmarks/calls.py), and only the kernel says at once, and surely, that the other process is gone. The manners are
+the same: sending never waits, what a peer does not read is bounded per peer, a message is whole or not there.
+
+A message is two lengths, little-endian 32 bits each, then head and body.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio  # noqa: TID251 - this is where the event loop itself is handled
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 from anyio.abc import TaskGroup
 
-from sparkd.bus.sockets import Configure, DealerChannel, RouterChannel
-from sparkd.calls.endpoint import Endpoint
+from sparkd.calls.endpoint import MAX_FRAME_BYTES, Endpoint
 from sparkd.calls.handlers import Handlers
 from sparkd.calls.incoming import IncomingCall
 from sparkd.calls.router import CallRouter
+from sparkd.errors import CallError, CallErrorKind
 
 MAX_CONNECTIONS = 256
 """Of hosts. A node has tens of services; a host that reconnects for ever is not one of them."""
+MAX_UNREAD_BYTES = 8 << 20
+"""What waits for a peer that does not read, before it is told to the sender: two of the largest messages."""
+_LENGTHS = struct.Struct("<II")
+_CREDENTIALS = struct.Struct("iII")
 
 
-class _Wire:
-    """The way to one host."""
+class Wire(asyncio.Protocol):
+    """One connection: bytes to messages and back. It is the `Channel` of its endpoint."""
 
-    def __init__(self, channel: RouterChannel, peer: bytes) -> None:
-        self._channel = channel
-        self._peer = peer
+    def __init__(self, made: Callable[[Wire], Endpoint | None], lost: Callable[[Endpoint], None]) -> None:
+        """Get the endpoint from *made*, which may refuse, once connected; tell *lost* when the peer is gone."""
+        self._made = made
+        self._lost = lost
+        self._endpoint: Endpoint | None = None
+        self._chunks: list[bytes] = []
+        self._arrived = 0
+        self._needed = _LENGTHS.size
+        self.transport: asyncio.Transport
 
     def send(self, frames: list[bytes], /) -> None:
-        self._channel.send(self._peer, frames)
+        """Send a message. Raises CallError (`UNAVAILABLE`) if the peer is gone, or has not read for too long."""
+        transport = self.transport
+        if transport.is_closing():
+            raise CallError(CallErrorKind.UNAVAILABLE, "gone")
+        if transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            raise CallError(CallErrorKind.UNAVAILABLE, "peer does not read", remedy="see what keeps it busy")
+        head, body = frames
+        transport.write(b"".join((_LENGTHS.pack(len(head), len(body)), head, body)))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        self.transport = cast(asyncio.Transport, transport)
+        self._endpoint = self._made(self)
+        if self._endpoint is None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived; hand on what is complete."""
+        self._chunks.append(data)
+        self._arrived += len(data)
+        if self._arrived >= self._needed and self._endpoint is not None:
+            whole = data if len(self._chunks) == 1 else b"".join(self._chunks)
+            rest = whole[self._take(whole, self._endpoint) :]
+            self._chunks, self._arrived = [rest] if rest else [], len(rest)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - gone is gone
+        """Tell that the peer is gone."""
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            self._lost(endpoint)
+
+    def _take(self, arrived: bytes, endpoint: Endpoint) -> int:
+        """Hand on the messages that are complete; return how many bytes they had."""
+        at, end = 0, len(arrived)
+        while end - at >= _LENGTHS.size:
+            head, body = _LENGTHS.unpack_from(arrived, at)
+            if max(head, body) > MAX_FRAME_BYTES:  # not a peer of ours: there is no next message to find
+                endpoint.counts.malformed += 1
+                self.transport.abort()
+                return end
+            first, second = at + _LENGTHS.size, at + _LENGTHS.size + head
+            if second + body > end:
+                self._needed = second + body - at
+                return at
+            endpoint.feed((arrived[first:second], arrived[second : second + body]))
+            at = second + body
+        self._needed = _LENGTHS.size
+        return at
 
 
-class _Door:
-    """Makes an endpoint for each host that connects."""
+@asynccontextmanager
+async def open_to_hosts(router: CallRouter, path: Path) -> AsyncIterator[None]:
+    """Let service hosts connect to *router* at *path*, only those of this user or root; close them at the end."""
+    wires: set[Wire] = set()
 
-    def __init__(self, router: CallRouter) -> None:
-        self._router = router
-        self._endpoints: dict[bytes, Endpoint] = {}
-        self.channel: RouterChannel
+    def made(wire: Wire) -> Endpoint | None:
+        if len(wires) >= MAX_CONNECTIONS or not _may_connect(wire.transport):
+            return None
+        wires.add(wire)
+        return router.attach("a new host", wire, kind="service")
 
-    def on_message(self, peer: bytes, frames: list[bytes]) -> None:
-        endpoint = self._endpoints.get(peer)
-        if endpoint is None:
-            self._forget_closed()
-            if len(self._endpoints) >= MAX_CONNECTIONS:
-                return
-            endpoint = self._router.attach("a new host", _Wire(self.channel, peer), kind="service")
-            self._endpoints[peer] = endpoint
-        endpoint.feed(frames)
+    def new() -> Wire:
+        def lost(endpoint: Endpoint) -> None:
+            wires.discard(wire)
+            router.detach(endpoint)
 
-    def _forget_closed(self) -> None:
-        for peer in [peer for peer, endpoint in self._endpoints.items() if endpoint.closed]:
-            del self._endpoints[peer]
+        wire = Wire(made, lost)
+        return wire
 
-    def close(self) -> None:
-        for endpoint in self._endpoints.values():
-            endpoint.close("the node is stopping")
+    server = await asyncio.get_running_loop().create_unix_server(new, sock=_listen(path))
+    try:
+        yield
+    finally:
+        server.close()
+        for wire in list(wires):
+            wire.transport.abort()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108 - one system call, and pathlib's is refused in coroutines
 
 
-@contextmanager
-def open_to_hosts(router: CallRouter, socket: Path, *, configure: Configure | None = None) -> Iterator[None]:
-    """Let service hosts connect to *router* at *socket*, and close their connections at the end.
+@asynccontextmanager
+async def connect_to_core(path: Path, *, handlers: Handlers, tasks: TaskGroup) -> AsyncIterator[Endpoint]:
+    """Connect a service's host to the core at *path*; *handlers* answer what the core passes on.
 
-    ZeroMQ does not tell when a host is gone: who supervises its process calls `router.drop`.
+    Raises OSError if there is no core. When the core is gone the endpoint is closed.
     """
-    door = _Door(router)
-    door.channel = RouterChannel(f"ipc://{socket}", door.on_message, configure=configure)
-    with door.channel:
-        try:
-            yield
-        finally:
-            door.close()
+    endpoints: list[Endpoint] = []
+
+    def made(wire: Wire) -> Endpoint:
+        endpoints.append(
+            Endpoint(
+                wire,
+                accept=lambda end, request, body: IncomingCall(end, request, body, dispatch=handlers.dispatch),
+                tasks=tasks,
+                name="core",
+            )
+        )
+        return endpoints[0]
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_unix_connection(lambda: Wire(made, Endpoint.close), str(path))
+    try:
+        yield endpoints[0]
+    finally:
+        endpoints[0].close("this host is stopping")
+        transport.close()
 
 
-@contextmanager
-def connect_to_core(socket: Path, *, handlers: Handlers, tasks: TaskGroup) -> Iterator[Endpoint]:
-    """Connect a service's host to the core at *socket*; *handlers* answer what the core passes on."""
-    channel = DealerChannel(f"ipc://{socket}", lambda frames: endpoint.feed(frames))  # noqa: PLW0108 - each needs the other
-    endpoint = Endpoint(
-        channel,
-        accept=lambda end, request, body: IncomingCall(end, request, body, dispatch=handlers.dispatch),
-        tasks=tasks,
-        name="core",
-    )
-    with channel:
-        try:
-            yield endpoint
-        finally:
-            endpoint.close("this host is stopping")
+def _listen(path: Path) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):  # of a core that was killed: the lock on core.pid says it is gone
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)  # nobody can connect before it listens
+        listener.setblocking(False)  # noqa: FBT003 - the standard library has no name for it
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _may_connect(transport: asyncio.Transport) -> bool:
+    connection = transport.get_extra_info("socket")
+    try:
+        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return False
+    return _CREDENTIALS.unpack(packed)[1] in {0, os.getuid()}

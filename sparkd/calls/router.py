@@ -64,7 +64,7 @@ class _Hello(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Bind(msgspec.Struct, forbid_unknown_fields=True):
-    interface: str
+    interfaces: list[str]
 
 
 class CallRouter:
@@ -106,6 +106,14 @@ class CallRouter:
         if peer is not None:
             peer.endpoint.close(reason)
             self._rules.on_bound(service, ())
+
+    def detach(self, endpoint: Endpoint, reason: str = "gone") -> None:
+        """Close *endpoint*, whose connection is gone; a service at its end serves nothing more."""
+        endpoint.close(reason)
+        for name, peer in self._services.items():
+            if peer.endpoint is endpoint:
+                self.drop(name, reason)
+                return
 
     def bound(self) -> dict[str, tuple[str, ...]]:
         """Return the interfaces each connected service serves now."""
@@ -188,7 +196,7 @@ class CallRouter:
             if method == HELLO:
                 self._hello(peer, decode_body(_Hello, body))
             else:
-                self._bind(peer, decode_body(_Bind, body).interface)
+                self._bind(peer, decode_body(_Bind, body).interfaces)
         except RemoteMessageError as error:
             raise CallError(CallErrorKind.INVALID_PARAMS, f"{method}: {error}", field="") from None
 
@@ -200,13 +208,13 @@ class CallRouter:
         peer.name = peer.endpoint.name = hello.service
         self._services[peer.name] = peer
 
-    def _bind(self, peer: _Peer, interface: str) -> None:
-        if not peer.name or peer.name not in self._rules.providers(interface):
-            message = f"service {peer.name!r} may not serve {interface!r}"
-            raise CallError(CallErrorKind.DENIED, message, rule="a service serves what its manifest declares")
-        if interface not in peer.interfaces:
-            peer.interfaces = (*peer.interfaces, interface)
-            self._rules.on_bound(peer.name, peer.interfaces)
+    def _bind(self, peer: _Peer, interfaces: list[str]) -> None:
+        for interface in interfaces or [""]:
+            if not peer.name or (interface and peer.name not in self._rules.providers(interface)):
+                message = f"service {peer.name!r} may not serve {interface!r}"
+                raise CallError(CallErrorKind.DENIED, message, rule="a service serves what its manifest declares")
+        peer.interfaces = tuple(interfaces)
+        self._rules.on_bound(peer.name, peer.interfaces)
 
     def _resolve(self, address: Address, origin: _Peer, *, privacy: Privacy, hops: int) -> _Target:
         check_reserved(address, origin.kind)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.lowlevel
 import msgspec
+from anyio import TaskHandle
 from anyio.abc import TaskGroup
 
 from sparkd.calls.frames import DEFAULT_CREDIT
@@ -89,8 +90,9 @@ class Connection:
         self._transport = transport
         self._lines = Lines(setting.limits.max_line_bytes)
         self._waiting: deque[bytes | None] = deque()
-        self._scopes: set[anyio.CancelScope] = set()
-        self._streams: dict[int, anyio.CancelScope] = {}
+        self._tasks: dict[int, TaskHandle[None]] = {}
+        self._last_task = 0
+        self._streams: dict[int, TaskHandle[None]] = {}
         self._last_stream = 0
         self._in_flight = 0
         self._over = False
@@ -117,8 +119,8 @@ class Connection:
     def no_more(self) -> None:
         """Learn that the client sends nothing more: answer what it asked, end its streams, close."""
         self._over = True
-        for scope in self._streams.values():
-            scope.cancel()
+        for task in self._streams.values():
+            task.cancel()
         self.go_on()
 
     def lost(self) -> None:
@@ -127,15 +129,15 @@ class Connection:
         self._over = self._gone = True
         self.outlet.close()
         self._stop_timer()
-        for scope in self._scopes:
-            scope.cancel()
+        for task in self._tasks.values():
+            task.cancel()
 
     def cancel_stream(self, stream: int) -> bool:
         """End a stream of this client; return whether there was one."""
-        scope = self._streams.get(stream)
-        if scope is not None:
-            scope.cancel()
-        return scope is not None
+        task = self._streams.get(stream)
+        if task is not None:
+            task.cancel()
+        return task is not None
 
     def _begin(self, line: bytes | None) -> None:
         setting = self._setting
@@ -147,7 +149,8 @@ class Connection:
             return
         self._in_flight += 1
         setting.counts.messages += 1 if isinstance(parsed, Message) else len(parsed)
-        setting.tasks.start_soon(self._run, parsed)
+        self._last_task += 1
+        self._tasks[self._last_task] = setting.tasks.create_task(self._run(self._last_task, parsed))
 
     def _checked_line(self, line: bytes | None) -> bytes:
         if line is None:
@@ -156,30 +159,28 @@ class Connection:
             raise Refusal(INVALID_REQUEST, f"a line has {limit} bytes at the most; send a reference to large data")
         return line
 
-    async def _run(self, message: Message | list[Message | Refusal]) -> None:
-        with anyio.CancelScope() as scope:
-            self._scopes.add(scope)
-            try:
-                if self._gone:
-                    return
-                if isinstance(message, Message):
-                    await self._single(message, scope)
-                else:
-                    await self._batch(message)
-            finally:
-                self._scopes.discard(scope)
-                self._release()
+    async def _run(self, number: int, message: Message | list[Message | Refusal]) -> None:
+        try:
+            if self._gone:
+                return
+            if isinstance(message, Message):
+                await self._single(number, message)
+            else:
+                await self._batch(message)
+        finally:
+            del self._tasks[number]
+            self._release()
 
     def _release(self) -> None:
         self._in_flight -= 1
         if self._waiting or self._over:
             self.go_on()
 
-    async def _single(self, message: Message, scope: anyio.CancelScope) -> None:
+    async def _single(self, number: int, message: Message) -> None:
         try:
             reply = await self._setting.answer(self, message)
             if reply.items is not None:
-                await self._stream(message, reply, reply.items, scope)
+                await self._stream(number, message, reply=reply, items=reply.items)
             elif message.id is not None:
                 self.outlet.write(_line(message.id, reply))
         except CallError as error:
@@ -209,9 +210,7 @@ class Connection:
         except CallError as error:
             return b"" if message.id is None else refusal_line(Refusal.of(error, message.id))
 
-    async def _stream(
-        self, message: Message, reply: Reply, items: AsyncIterator[bytes], scope: anyio.CancelScope
-    ) -> None:
+    async def _stream(self, number: int, message: Message, *, reply: Reply, items: AsyncIterator[bytes]) -> None:
         """Send *items* as notifications, as fast as the client reads them."""
         limit = self._setting.limits.max_streams
         if message.id is None or len(self._streams) >= limit or self._over:
@@ -219,7 +218,7 @@ class Connection:
             raise CallError(CallErrorKind.UNAVAILABLE, f"{limit} streams are open here", remedy="cancel one of them")
         self._last_stream += 1
         stream = self._last_stream
-        self._streams[stream] = scope
+        self._streams[stream] = self._tasks[number]
         self.outlet.write(result_line(message.id, b'{"stream":%d}' % stream, served_by=reply.served_by))
         self._in_flight -= 1  # a stream has a bound of its own
         try:

@@ -148,7 +148,7 @@ class Node:
     async def service(self, name: str) -> tuple[Endpoint, Answers]:
         _, end, answers = self.host()
         await stub(SupervisorApi, requester(end), Terms()).hello(service=name, token=name)
-        await stub(SupervisorApi, requester(end), Terms()).bind(interface="who")
+        await stub(SupervisorApi, requester(end), Terms()).bind(interfaces=["who"])
         return end, answers
 
     def calls(self, **terms: Any) -> Who:
@@ -185,14 +185,14 @@ async def test_a_host_must_say_who_it_is_first() -> None:
         supervisor = stub(SupervisorApi, requester(end), Terms())
 
         assert (await refused(stub(Who, requester(end), Terms()).am_i())).data["rule"] == "supervisor.hello comes first"
-        assert (await refused(supervisor.bind(interface="who"))).kind is CallErrorKind.DENIED
+        assert (await refused(supervisor.bind(interfaces=["who"]))).kind is CallErrorKind.DENIED
         assert (await refused(supervisor.hello(service="one", token="forged"))).kind is CallErrorKind.DENIED
         assert (await refused(home.calls().am_i())).kind is CallErrorKind.UNAVAILABLE
         await supervisor.hello(service="one", token="one")
         assert (await refused(supervisor.hello(service="two", token="two"))).kind is CallErrorKind.DENIED
-        assert (await refused(supervisor.bind(interface="other"))).data["rule"].endswith("manifest declares")
+        assert (await refused(supervisor.bind(interfaces=["other"]))).data["rule"].endswith("manifest declares")
         assert (await refused(home.calls().am_i())).kind is CallErrorKind.UNAVAILABLE
-        await supervisor.bind(interface="who")
+        await supervisor.bind(interfaces=["who"])
 
         assert await home.calls(caller="core").am_i() == ("core", "home")
         assert home.allowed.bound == [("one", ("who",))]

@@ -210,10 +210,10 @@ def make_node(folder: Path) -> MakeNode:
             theirs.bind(Far, far)
             calls = folder / "calls"
             door = Door(router, lambda: manifests, access or Access(), "0.1")
-            with open_to_hosts(router, calls), connect_to_core(calls, handlers=theirs, tasks=tasks) as endpoint:
+            async with open_to_hosts(router, calls), connect_to_core(calls, handlers=theirs, tasks=tasks) as endpoint:
                 supervisor = stub(SupervisorApi, requester(endpoint), Terms())
                 await supervisor.hello(service="distant", token="token of distant")
-                await supervisor.bind(interface="far")
+                await supervisor.bind(interfaces=["far"])
                 path = folder / "sparkd.sock"
                 async with serve_rpc(
                     path, door.answer, access=access or Access(), limits=RpcLimits(**limits)
