@@ -294,8 +294,8 @@ class SupervisorApi(Protocol):
         """Say which service this connection speaks for; the one-time token proves it."""
         ...
 
-    async def bind(self, *, interface: str) -> None:
-        """Say that calls of an interface are answered from now on."""
+    async def bind(self, *, interfaces: list[str]) -> None:
+        """Say which interfaces are answered from now on."""
         ...
 
     async def ready(self) -> None:

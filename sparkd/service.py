@@ -263,9 +263,20 @@ class Received(Generic[E_co]):
 class Subscription(Protocol[E_co]):
     """An open subscription; iterate it. `lost` counts gaps in the senders' sequences, `dropped` what was shed here."""
 
-    lost: int
-    dropped: int
-    malformed: int
+    @property
+    def lost(self) -> int:
+        """How many events were sent and never came."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """How many came and were shed here."""
+        ...
+
+    @property
+    def malformed(self) -> int:
+        """How many were not of the type asked for."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[Received[E_co]]: ...
     async def __anext__(self) -> Received[E_co]: ...
@@ -346,7 +357,10 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 class OutboxWriter(Protocol):
     """The one writer of a stream."""
 
-    stream_id: StreamId
+    @property
+    def stream_id(self) -> StreamId:
+        """Which stream it writes."""
+        ...
 
     async def append(self, records: Sequence[Record], *, marks: Mapping[str, bytes] | None = None) -> list[int]:
         """Store *records*, and *marks* with them in one transaction; return their sequence numbers once synced.
@@ -363,9 +377,15 @@ class OutboxWriter(Protocol):
 class OutboxReader(Protocol):
     """A named reader of a stream: it keeps its own cursor, and what it has not passed is kept for it."""
 
-    stream_id: StreamId
-    position: int
-    """The last sequence number passed."""
+    @property
+    def stream_id(self) -> StreamId:
+        """Which stream it reads."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The last sequence number passed."""
+        ...
 
     async def read(self, *, max_records: int, max_bytes: int, after: int | None = None) -> list[Stored]:
         """Return the next records after the last read, oldest first; an empty list if there are none now.
@@ -399,7 +419,10 @@ class OutboxReader(Protocol):
 class Outbox(Protocol):
     """The node's durable streams. A service writes its own and may read those of others."""
 
-    node_id: str
+    @property
+    def node_id(self) -> str:
+        """This node's identity, 128 bits in hex."""
+        ...
 
     def writer(self, stream: str) -> AbstractAsyncContextManager[OutboxWriter]:
         """Open this service's stream called *stream* for writing."""

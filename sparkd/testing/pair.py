@@ -31,6 +31,7 @@ interval_s = 1.0
 
 [plugins.hailo-inference]
 watch = "{watch}"
+privacy = "shared"
 
 [plugins.cloud-uplink]
 target = "primecore"

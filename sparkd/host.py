@@ -1,0 +1,290 @@
+"""The host of one service: what surrounds its coroutine, in a child process or as a task of the core.
+
+Theory of operation. The host connects to the core's calls socket, proves by its one-time token which service it is,
+opens the bus, and runs the service with a `Context`. When the service says `started()` the host says `ready`. It
+answers the core's own questions (ping, snapshot, stop, stack) on the same connection, from the same event loop: an
+answer to a ping is proof that the loop runs. The same code serves both isolations; only who calls `run_host` differs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup, TaskStatus
+from prometheus_client import CollectorRegistry
+
+from sparkd.bus import BusClient
+from sparkd.calls import Handlers, Terms, request_plain, requester, stub
+from sparkd.calls.current import calling
+from sparkd.calls.hosts import connect_to_core
+from sparkd.calls.stub import Requester
+from sparkd.codec import Message, decode_message
+from sparkd.core_interfaces import HostApi, SupervisorApi
+from sparkd.errors import CallError, LocalMessageError
+from sparkd.events import event_type
+from sparkd.interfaces import interface_name
+from sparkd.log import StructuredLog
+from sparkd.metrics import snapshot
+from sparkd.outbox import DiskOutbox, Limits, open_outbox
+from sparkd.privacy import Privacy
+from sparkd.service import OutboxWriter, Record, Service
+
+C = TypeVar("C")
+I = TypeVar("I")  # noqa: E741 - I for interface
+
+CORE_DEADLINE_S = 10.0
+EVENTS_STREAM = "events"
+"""The outbox stream that a service's durable events go to."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a host runs and who it is; plain data, so it can be sent to a child."""
+
+    node: str
+    node_id: str
+    site: str
+    runtime: str
+    state: str
+    token: str
+    high_water: int = 10_000
+    outbox: dict[str, float] = {}
+    """The table `[outbox]`'s limits."""
+
+    def limits(self) -> Limits:
+        """Return the outbox limits."""
+        held = self.outbox
+        return Limits(
+            max_bytes=int(held.get("max_bytes", 1 << 30)),
+            max_age_s=held.get("max_age_s", 0.0),
+            segment_bytes=int(held.get("segment_bytes", 16 << 20)),
+        )
+
+
+@dataclass
+class HostContext(Generic[C]):
+    """Implements `sparkd.service.Context`."""
+
+    service: Service[C]
+    config: C
+    place: Place
+    bus: BusClient
+    outbox: DiskOutbox
+    log: StructuredLog
+    metrics: CollectorRegistry
+    handlers: Handlers
+    tasks: TaskGroup
+    call_core: SupervisorApi
+    call_any: Requester
+
+    @property
+    def node(self) -> str:
+        """This node's name."""
+        return self.place.node
+
+    @property
+    def site(self) -> str:
+        """The site this node stands at."""
+        return self.place.site
+
+    @property
+    def state_dir(self) -> Path:
+        """A folder of this service's own that lasts."""
+        folder = Path(self.place.state) / "plugins" / self.service.name
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return folder
+
+    async def serve(self, interface: type[I], handler: I) -> None:
+        """Answer calls of *interface* with *handler*, from now on."""
+        if interface not in self.service.serves:
+            declared = ", ".join(interface_name(one) for one in self.service.serves) or "none"
+            name = interface_name(interface)
+            raise LocalMessageError(f"service {self.service.name!r} does not declare {name!r}; it declares: {declared}")
+        self.handlers.bind(interface, handler)
+        names = [name for name in self.handlers.interfaces if name != interface_name(HostApi)]
+        await self.call_core.bind(interfaces=names)
+
+    def call(
+        self,
+        interface: type[I],
+        *,
+        node: str | None = None,
+        service: str | None = None,
+        deadline_s: float = 10.0,
+        privacy: Privacy = Privacy.LOCAL,
+    ) -> I:
+        """Return a stand-in for *interface*."""
+        terms = Terms(node=node or "", service=service or "", deadline_s=deadline_s, privacy=privacy)
+        return stub(interface, self.call_any, terms)
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        deadline_s: float = 10.0,
+        privacy: Privacy = Privacy.LOCAL,
+    ) -> Any:
+        """Call *method* with plain values."""
+        return await request_plain(self.call_any, method, params, Terms(deadline_s=deadline_s, privacy=privacy))
+
+    def degraded(self, reason: str, *, remedy: str = "") -> None:
+        """Say that the service runs with less than it wants."""
+        self.tasks.start_soon(_told, partial(self.call_core.degraded, reason=reason, remedy=remedy))
+
+    def recovered(self) -> None:
+        """Take `degraded` back."""
+        self.tasks.start_soon(_told, self.call_core.recovered)
+
+
+async def _told(say: Callable[[], Any]) -> None:
+    try:
+        await say()
+    except CallError:  # the core is stopping or gone: nobody is left to show it to
+        return
+
+
+class EventStore:
+    """Puts durable events into the service's stream; it is opened when the first one comes."""
+
+    def __init__(self, outbox: DiskOutbox, stack: AsyncExitStack) -> None:
+        """Write to *outbox*; *stack* closes the stream."""
+        self._outbox, self._stack = outbox, stack
+        self._opening = anyio.Lock()
+        self._writer: OutboxWriter | None = None
+
+    async def store(self, record: Record) -> int:
+        """Return the number of *record* once it is on disk. Raises StorageError."""
+        async with self._opening:
+            if self._writer is None:
+                self._writer = await self._stack.enter_async_context(self._outbox.writer(EVENTS_STREAM))
+        record = msgspec.structs.replace(record, wall_ns=time.time_ns(), mono_ns=time.monotonic_ns())
+        (number,) = await self._writer.append([record])
+        return number
+
+
+class HostHandler:
+    """Answers what the core asks of a host."""
+
+    def __init__(self, context: HostContext[Any], scope: anyio.CancelScope, run: Callable[[], Any]) -> None:
+        """Stop by *scope*; *run* returns the service's coroutine, once it runs."""
+        self._context, self._scope, self._run = context, scope, run
+
+    async def ping(self) -> bool:
+        """Answer."""
+        return True
+
+    async def stop(self) -> None:
+        """Cancel the service."""
+        self._scope.cancel()
+
+    async def snapshot(self) -> bytes:
+        """Return the service's metrics."""
+        return snapshot(self._context.metrics)
+
+    async def stats(self) -> dict[str, Any]:
+        """Return counters of the bus client."""
+        return self._context.bus.stats()
+
+    async def stack(self) -> str:
+        """Return where the service waits."""
+        return "\n".join(f"{file}:{line} {name}" for file, line, name in suspended_at(self._run()))
+
+
+def suspended_at(coroutine: Any) -> list[tuple[str, int, str]]:
+    """Return (file, line, function) of each frame a suspended coroutine waits in, innermost last."""
+    frames = []
+    while coroutine is not None and inspect.iscoroutine(coroutine):
+        frame = coroutine.cr_frame
+        if frame is not None:
+            frames.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        coroutine = coroutine.cr_await
+    return frames
+
+
+async def run_host(service: Service[C], config: C, place: Place) -> bool:
+    """Run *service* until it returns, fails or is stopped; return whether it was stopped.
+
+    Raises what the service raises, OSError if the core cannot be reached, CallError if the core does not want us.
+    """
+    runtime, log = Path(place.runtime), StructuredLog(service.name)
+    handlers = Handlers(on_error=lambda method, error: log.error("handler failed", exc_info=error, method=method))
+    async with (
+        anyio.create_task_group() as tasks,
+        connect_to_core(runtime / "calls", handlers=handlers, tasks=tasks) as endpoint,
+        AsyncExitStack() as stack,
+    ):
+        call_any = requester(endpoint)
+        core = stub(SupervisorApi, call_any, Terms(deadline_s=CORE_DEADLINE_S))
+        await core.hello(service=service.name, token=place.token)
+        root = Path(place.state) / "outbox"
+        outbox = open_outbox(root, node_id=place.node_id, service=service.name, limits=place.limits())
+        streams = await stack.enter_async_context(AsyncExitStack())
+        bus = await stack.enter_async_context(_bus(service, place, core, EventStore(outbox, streams)).open())
+        context = HostContext(
+            service=service,
+            config=config,
+            place=place,
+            bus=bus,
+            outbox=outbox,
+            log=log,
+            metrics=CollectorRegistry(),
+            handlers=handlers,
+            tasks=tasks,
+            call_core=core,
+            call_any=call_any,
+        )
+        stopped = await _run(context, core)
+        tasks.cancel_scope.cancel()
+    return stopped
+
+
+def _bus(service: Service[Any], place: Place, core: SupervisorApi, events: EventStore) -> BusClient:
+    async def fetch_retained(topic: str) -> list[Message]:
+        return [decode_message(frames) for frames in await core.retained(topic=topic)]
+
+    def current_trace() -> bytes | None:
+        call = calling()
+        return call.trace if call else None
+
+    return BusClient(
+        Path(place.runtime),
+        node=place.node,
+        service=service.name,
+        publishes=topics(service.publishes),
+        reads=topics(service.reads),
+        store=events.store,
+        fetch_retained=fetch_retained,
+        current_trace=current_trace,
+        high_water=place.high_water,
+    )
+
+
+def topics(declared: tuple[type[Any] | str, ...]) -> tuple[str, ...]:
+    """Return the topics of a manifest's declaration, which names events or topics."""
+    return tuple(one if isinstance(one, str) else event_type(one).topic for one in declared)
+
+
+async def _run(context: HostContext[C], core: SupervisorApi) -> bool:
+    """Run the service's coroutine; return whether it was stopped from outside."""
+    service, running = context.service, list[Any]()
+
+    async def whole(*, task_status: TaskStatus[None]) -> None:
+        coroutine = service.run(context, task_status=task_status)
+        running.append(coroutine)
+        await coroutine
+
+    with anyio.CancelScope() as scope:
+        context.handlers.bind(HostApi, HostHandler(context, scope, lambda: running[0] if running else None))
+        async with anyio.create_task_group() as work:
+            await work.start(whole, name=service.name)  # the supervisor keeps the start limit
+            await core.ready()
+    return scope.cancelled_caught

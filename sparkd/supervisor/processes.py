@@ -1,0 +1,299 @@
+"""Running a service as a child of the zygote, or as a task of the core: the two kinds of instances."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from sparkd.child import SERVICE, ChildSpec, decode_end
+from sparkd.config import decode_table
+from sparkd.core_interfaces import HostApi
+from sparkd.errors import CallError
+from sparkd.host import Place, run_host
+from sparkd.log import StructuredLog
+from sparkd.registry import load_service, where_in_dump
+from sparkd.service import Service
+from sparkd.supervisor.failure import end_of
+from sparkd.supervisor.launch import Instance, Plan
+from sparkd.supervisor.policy import End, EndKind
+from sparkd.zygote import Child, Exit, Zygote
+
+STACK_LIMIT_S = 1.0
+DUMP_LIMIT_S = 0.5
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
+"""Signals that a process brings upon itself."""
+
+
+class Reach(Protocol):
+    """How the core talks to the host of a service."""
+
+    def __call__(self, service: str) -> HostApi:
+        """Return a stand-in for the host."""
+        ...
+
+
+@dataclass
+class Entrance:
+    """Which hosts are expected, and which have come: what `supervisor.hello` and `ready` are checked against."""
+
+    tokens: dict[str, str] = field(default_factory=dict)
+    ready: dict[str, anyio.Event] = field(default_factory=dict)
+
+    def expect(self, service: str) -> tuple[str, anyio.Event]:
+        """Return the one-time token for a new host of *service*, and the event of its being ready."""
+        token = self.tokens[service] = secrets.token_hex(16)
+        event = self.ready[service] = anyio.Event()
+        return token, event
+
+    def verify(self, service: str, token: str) -> bool:
+        """Whether *token* is the one expected; it is good once."""
+        expected = self.tokens.get(service)
+        if expected is None or not secrets.compare_digest(expected.encode(), token.encode()):
+            return False
+        del self.tokens[service]
+        return True
+
+    def is_ready(self, service: str) -> None:
+        """Take the word of the host that its service has started."""
+        if service in self.ready:
+            self.ready[service].set()
+
+    def forget(self, service: str) -> None:
+        """Expect nothing of *service* any more."""
+        self.tokens.pop(service, None)
+        self.ready.pop(service, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What both kinds of launchers need."""
+
+    place: Callable[[str], Place]
+    """Returns the place of a host with the token given."""
+    entrance: Entrance
+    reach: Reach
+    gone: Callable[[str], None]
+    """Told when an instance of a service has ended."""
+    on_line: Callable[[str, str], None]
+    """Told each line that a service writes."""
+    log_level: str = "info"
+    env: Callable[[str], Mapping[str, str]] = lambda _service: {}
+
+
+class ProcessLauncher:
+    """Starts services as children of the zygote."""
+
+    def __init__(self, zygote: Zygote, around: Surroundings) -> None:
+        """Fork from *zygote*."""
+        self._zygote, self._around = zygote, around
+
+    @asynccontextmanager
+    async def launch(self, plan: Plan) -> AsyncIterator[Instance]:
+        """Start a child for *plan*; leaving kills what is left of it. Raises OSError if the kernel refuses."""
+        around = self._around
+        token, ready = around.entrance.expect(plan.name)
+        spec = ChildSpec(
+            source=plan.source,
+            service=plan.name,
+            place=around.place(token),
+            log_level=around.log_level,
+            table=plan.table.table,
+            origin=plan.table.origin,
+        )
+        dump: list[str] = []
+
+        def on_line(line: str) -> None:
+            dump.append(line)
+            del dump[:-200]
+            around.on_line(plan.name, line)
+
+        child = await self._zygote.spawn(
+            SERVICE,
+            msgspec.msgpack.encode(spec),
+            name=plan.name,
+            env=around.env(plan.name),
+            memory_bytes=plan.table.memory_max_bytes,
+            on_line=on_line,
+        )
+        try:
+            yield ProcessInstance(plan, child, ready, around.reach(plan.name), dump)
+        finally:
+            child.kill()
+            with anyio.CancelScope(shield=True):
+                await child.wait()
+            around.entrance.forget(plan.name)
+            around.gone(plan.name)
+
+
+class ProcessInstance:
+    """A service in a child process."""
+
+    def __init__(self, plan: Plan, child: Child, ready: anyio.Event, host: HostApi, output: list[str]) -> None:
+        """Watch *child*; *output* holds its last lines."""
+        self._plan, self._child, self._ready, self._host, self._output = plan, child, ready, host, output
+        self._end: End | None = None
+        self._asked = False
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process."""
+        return self._child.pid
+
+    async def ready(self) -> None:
+        """Return once the service has started."""
+        await self._ready.wait()
+
+    async def ping(self) -> None:
+        """Return once its event loop has answered."""
+        await self._host.ping()
+
+    async def ended(self) -> End:
+        """Return how it ended."""
+        how = await self._child.wait()
+        if self._end is not None:
+            return self._end
+        said = decode_end(await self._child.result())
+        if self._asked:
+            return End(kind=EndKind.STOPPED)
+        return said if said is not None else self._from_exit(how)
+
+    async def stop(self, limit_s: float) -> None:
+        """Ask it to stop; kill it after *limit_s*."""
+        self._asked = True
+        with anyio.move_on_after(limit_s) as limit:
+            try:
+                await self._host.stop()
+            except CallError:  # it is not connected: nothing to wait for but the process
+                self._child.kill(signal.SIGTERM)
+            await self._child.wait()
+        if limit.cancelled_caught:
+            self._child.kill()
+            await self._child.wait()
+
+    async def kill(self, end: End) -> None:
+        """Kill it; the end is *end*, with the line where it is stuck."""
+        file, line = await self._where()
+        self._end = End(kind=end.kind, reason=end.reason, remedy=end.remedy, file=file, line=line)
+        self._child.kill()
+
+    async def _where(self) -> tuple[str, int]:
+        with anyio.move_on_after(STACK_LIMIT_S):
+            try:
+                return _own_frame((await self._host.stack()).splitlines(), self._plan.source.home)
+            except CallError:  # not connected yet: the dump below tells
+                pass
+        self._child.dump()
+        await anyio.sleep(DUMP_LIMIT_S)  # the dump comes through the pipe, without a sign that it is complete
+        return where_in_dump(self._output[-200:], self._plan.source.home)
+
+    def _from_exit(self, how: Exit) -> End:
+        file, line = where_in_dump(self._output, self._plan.source.home)
+        if how.signal is not None and how.signal not in _CRASHES:
+            return End(kind=EndKind.SIGNALLED, reason=f"{how}, from outside", remedy="see who sent it: journalctl -k")
+        if how.signal is None and how.code == 0:
+            return End(
+                kind=EndKind.FAILED, reason="ended its process with exit code 0", remedy="return from run instead"
+            )
+        return End(kind=EndKind.FAILED, reason=f"ended: {how}", file=file, line=line)
+
+
+def _own_frame(lines: list[str], home: Path) -> tuple[str, int]:
+    """Return file and line of the innermost frame in the plugin's own files, else of the innermost."""
+    frames = []
+    for text in lines:
+        place, _, _ = text.rpartition(" ")
+        file, _, number = place.rpartition(":")
+        if number.isdigit():
+            frames.append((file, int(number)))
+    own = [frame for frame in frames if Path(frame[0]).is_relative_to(home)]
+    return (own or frames or [("", 0)])[-1]
+
+
+class InlineLauncher:
+    """Starts services as tasks of the core: light and trusted ones, since their failure to yield is the core's."""
+
+    def __init__(self, around: Surroundings) -> None:
+        """Run them in the core's event loop."""
+        self._around = around
+
+    @asynccontextmanager
+    async def launch(self, plan: Plan) -> AsyncIterator[Instance]:
+        """Start a task for *plan*; leaving cancels it."""
+        around = self._around
+        token, ready = around.entrance.expect(plan.name)
+        async with anyio.create_task_group() as tasks:
+            instance = InlineInstance(plan, around.place(token), ready, around.reach(plan.name), tasks)
+            tasks.start_soon(instance.run, name=f"inline {plan.name}")
+            try:
+                yield instance
+            finally:
+                tasks.cancel_scope.cancel()
+                around.entrance.forget(plan.name)
+                around.gone(plan.name)
+
+
+class InlineInstance:
+    """A service in the core's own process."""
+
+    def __init__(self, plan: Plan, place: Place, ready: anyio.Event, host: HostApi, tasks: TaskGroup) -> None:
+        """Run by *plan* in *tasks*."""
+        self._plan, self._place, self._ready, self._host, self._tasks = plan, place, ready, host, tasks
+        self._over = anyio.Event()
+        self._end: End | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """None: it has no process of its own."""
+        return None
+
+    async def run(self) -> None:
+        """Load and run the service; whatever it raises is its end."""
+        plan = self._plan
+        try:
+            service: Service[Any] = load_service(plan.source, plan.name)
+            config = decode_table(
+                service.config, plan.table.table, where=f"plugins.{plan.source.name}", file=plan.table.origin
+            )
+            stopped = await run_host(service, config, self._place)
+            end = End(kind=EndKind.STOPPED if stopped else EndKind.FINISHED)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            end = end_of(error, home=plan.source.home)
+            StructuredLog(plan.name).error("service failed", exc_info=error)
+        self._end = self._end or end
+        self._over.set()
+
+    async def ready(self) -> None:
+        """Return once the service has started."""
+        await self._ready.wait()
+
+    async def ping(self) -> None:
+        """Return once its host has answered."""
+        await self._host.ping()
+
+    async def ended(self) -> End:
+        """Return how it ended."""
+        await self._over.wait()
+        return self._end or End(kind=EndKind.STOPPED)
+
+    async def stop(self, limit_s: float) -> None:
+        """Cancel it, and wait for its clean-up no longer than *limit_s*."""
+        self._end = End(kind=EndKind.STOPPED)
+        self._tasks.cancel_scope.cancel()
+        with anyio.move_on_after(limit_s, shield=True):
+            await self._over.wait()
+        self._over.set()
+
+    async def kill(self, end: End) -> None:
+        """Cancel it; the end is *end*."""
+        self._end = end
+        self._tasks.cancel_scope.cancel()
+        self._over.set()
