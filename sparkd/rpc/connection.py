@@ -19,6 +19,7 @@ from anyio import TaskHandle
 from anyio.abc import TaskGroup
 
 from sparkd.calls.frames import DEFAULT_CREDIT
+from sparkd.calls.handlers import OnError
 from sparkd.calls.outgoing import close_items
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.rpc.jsonrpc import (
@@ -67,6 +68,8 @@ class RpcCounts:
     too_long: int = 0
     half_lines: int = 0
     slow_readers: int = 0
+    failed: int = 0
+    """Messages on which this side failed: our bug, told to `on_error`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,7 @@ class Setting:
     limits: RpcLimits
     answer: Answer
     tasks: TaskGroup
+    on_error: OnError
     counts: RpcCounts = field(default_factory=RpcCounts)
 
 
@@ -92,13 +96,16 @@ class Connection:
         self._waiting: deque[bytes | None] = deque()
         self._tasks: dict[int, TaskHandle[None]] = {}
         self._last_task = 0
-        self._streams: dict[int, TaskHandle[None]] = {}
+        self._streams: dict[int, anyio.CancelScope] = {}
         self._last_stream = 0
         self._in_flight = 0
         self._over = False
         self._gone = False
         self._paused = False
         self._half_line: asyncio.TimerHandle | None = None
+        self._idle: anyio.Event | None = None
+        self._next: Message | list[Message | Refusal]
+        self._worker = setting.tasks.create_task(self._work())
         self.outlet = Outlet(transport, setting.limits, self._count_slow)
 
     def received(self, arrived: bytes) -> None:
@@ -119,8 +126,8 @@ class Connection:
     def no_more(self) -> None:
         """Learn that the client sends nothing more: answer what it asked, end its streams, close."""
         self._over = True
-        for task in self._streams.values():
-            task.cancel()
+        for scope in self._streams.values():
+            scope.cancel()
         self.go_on()
 
     def lost(self) -> None:
@@ -129,15 +136,15 @@ class Connection:
         self._over = self._gone = True
         self.outlet.close()
         self._stop_timer()
-        for task in self._tasks.values():
+        for task in [self._worker, *self._tasks.values()]:
             task.cancel()
 
     def cancel_stream(self, stream: int) -> bool:
         """End a stream of this client; return whether there was one."""
-        task = self._streams.get(stream)
-        if task is not None:
-            task.cancel()
-        return task is not None
+        scope = self._streams.get(stream)
+        if scope is not None:
+            scope.cancel()
+        return scope is not None
 
     def _begin(self, line: bytes | None) -> None:
         setting = self._setting
@@ -149,8 +156,13 @@ class Connection:
             return
         self._in_flight += 1
         setting.counts.messages += 1 if isinstance(parsed, Message) else len(parsed)
-        self._last_task += 1
-        self._tasks[self._last_task] = setting.tasks.create_task(self._run(self._last_task, parsed))
+        if self._idle is not None:
+            self._next = parsed
+            self._idle.set()
+            self._idle = None
+        else:
+            self._last_task += 1
+            self._tasks[self._last_task] = setting.tasks.create_task(self._aside(self._last_task, parsed))
 
     def _checked_line(self, line: bytes | None) -> bytes:
         if line is None:
@@ -159,16 +171,28 @@ class Connection:
             raise Refusal(INVALID_REQUEST, f"a line has {limit} bytes at the most; send a reference to large data")
         return line
 
-    async def _run(self, number: int, message: Message | list[Message | Refusal]) -> None:
+    async def _work(self) -> None:
+        """Answer one message after the other: a client that waits for its answers costs no task for each."""
+        while not self._gone:
+            idle = self._idle = anyio.Event()
+            await idle.wait()
+            await self._run(self._next)
+
+    async def _aside(self, number: int, message: Message | list[Message | Refusal]) -> None:
+        """Answer a message that came while another was being answered."""
         try:
-            if self._gone:
-                return
+            if not self._gone:
+                await self._run(message)
+        finally:
+            del self._tasks[number]
+
+    async def _run(self, message: Message | list[Message | Refusal]) -> None:
+        try:
             if isinstance(message, Message):
-                await self._single(number, message)
+                await self._single(message)
             else:
                 await self._batch(message)
         finally:
-            del self._tasks[number]
             self._release()
 
     def _release(self) -> None:
@@ -176,16 +200,28 @@ class Connection:
         if self._waiting or self._over:
             self.go_on()
 
-    async def _single(self, number: int, message: Message) -> None:
+    async def _single(self, message: Message) -> None:
         try:
-            reply = await self._setting.answer(self, message)
+            reply = await self._answer(message)
             if reply.items is not None:
-                await self._stream(number, message, reply=reply, items=reply.items)
+                await self._stream(message, reply, reply.items)
             elif message.id is not None:
                 self.outlet.write(_line(message.id, reply))
         except CallError as error:
             if message.id is not None:
                 self.outlet.write(refusal_line(Refusal.of(error, message.id)))
+
+    async def _answer(self, message: Message) -> Reply:
+        """Answer *message*; a bug of ours costs this one answer, not the daemon. Raises CallError."""
+        try:
+            return await self._setting.answer(self, message)
+        except CallError:
+            raise
+        except Exception as error:
+            self._setting.counts.failed += 1
+            self._setting.on_error(message.method, error)
+            name = type(error).__name__
+            raise CallError(CallErrorKind.FAILED, f"{message.method}: {name}: {error}", error=name) from error
 
     async def _batch(self, messages: list[Message | Refusal]) -> None:
         answers: list[bytes] = [b""] * len(messages)
@@ -204,13 +240,13 @@ class Connection:
 
     async def _in_batch(self, message: Message) -> bytes:
         try:
-            reply = await self._setting.answer(self, message)
+            reply = await self._answer(message)
             await _refuse_stream(message, reply)
             return b"" if message.id is None else _line(message.id, reply)
         except CallError as error:
             return b"" if message.id is None else refusal_line(Refusal.of(error, message.id))
 
-    async def _stream(self, number: int, message: Message, *, reply: Reply, items: AsyncIterator[bytes]) -> None:
+    async def _stream(self, message: Message, reply: Reply, items: AsyncIterator[bytes]) -> None:
         """Send *items* as notifications, as fast as the client reads them."""
         limit = self._setting.limits.max_streams
         if message.id is None or len(self._streams) >= limit or self._over:
@@ -218,11 +254,11 @@ class Connection:
             raise CallError(CallErrorKind.UNAVAILABLE, f"{limit} streams are open here", remedy="cancel one of them")
         self._last_stream += 1
         stream = self._last_stream
-        self._streams[stream] = self._tasks[number]
         self.outlet.write(result_line(message.id, b'{"stream":%d}' % stream, served_by=reply.served_by))
         self._in_flight -= 1  # a stream has a bound of its own
         try:
-            await self._send_items(stream, items, trusted=reply.trusted)
+            with anyio.CancelScope() as self._streams[stream]:
+                await self._send_items(stream, items, trusted=reply.trusted)
         finally:
             self._in_flight += 1
             del self._streams[stream]

@@ -16,6 +16,7 @@ from typing import cast
 
 import anyio
 
+from sparkd.calls.handlers import OnError
 from sparkd.config import RpcConfig
 from sparkd.rpc.connection import Answer, Connection, RpcCounts, Setting
 from sparkd.rpc.jsonrpc import BUSY, Refusal, refusal_line
@@ -36,14 +37,16 @@ def access_of(config: RpcConfig) -> Access:
 
 
 @asynccontextmanager
-async def serve_rpc(path: Path, answer: Answer, *, access: Access, limits: RpcLimits) -> AsyncIterator[RpcCounts]:
+async def serve_rpc(
+    path: Path, answer: Answer, *, access: Access, limits: RpcLimits, on_error: OnError
+) -> AsyncIterator[RpcCounts]:
     """Answer clients on *path* by *answer* while the block runs. Raises OSError if the socket cannot be made.
 
     A socket left there by a daemon that was killed is replaced: who may run is settled by the lock on `core.pid`.
     """
     listener = _listen(path, access.admin_gid)
     async with anyio.create_task_group() as tasks:
-        setting = Setting(limits=limits, answer=answer, tasks=tasks)
+        setting = Setting(limits=limits, answer=answer, tasks=tasks, on_error=on_error)
         clients: set[_Client] = set()
         loop = asyncio.get_running_loop()
         server = await loop.create_unix_server(

@@ -216,7 +216,11 @@ def make_node(folder: Path) -> MakeNode:
                 await supervisor.bind(interfaces=["far"])
                 path = folder / "sparkd.sock"
                 async with serve_rpc(
-                    path, door.answer, access=access or Access(), limits=RpcLimits(**limits)
+                    path,
+                    door.answer,
+                    access=access or Access(),
+                    limits=RpcLimits(**limits),
+                    on_error=lambda method, error: errors.append(f"{method}: {error!r}"),
                 ) as counts:
                     yield Node(path, counts, near, far, errors, router)
             tasks.cancel_scope.cancel()

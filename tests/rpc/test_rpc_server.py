@@ -331,7 +331,16 @@ async def test_an_answer_that_is_not_json_does_not_reach_the_client(
         assert "not JSON" in (await client.ask("far.echo", {"value": "lies"}))["error"]["message"]
 
 
-NOT_ME = Access(uid=os.getuid() + 4242)
+async def test_a_bug_of_ours_costs_one_answer(make_node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_given: object, **_more: object) -> None:
+        raise KeyError("a bug")
+
+    async with make_node() as node, node.client() as client:
+        monkeypatch.setattr("sparkd.rpc.door.document", broken)
+
+        assert (await client.ask("rpc.discover"))["error"]["data"] == {"kind": "failed", "error": "KeyError"}
+        assert (await client.ask("near.echo", {"value": 1}))["result"] == 1
+        assert node.errors == ["rpc.discover: KeyError('a bug')"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to connect as another user")
