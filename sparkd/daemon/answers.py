@@ -1,0 +1,272 @@
+"""What the core answers: the handlers of its own interfaces (`sparkd.core_interfaces`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import to_thread
+
+from sparkd.calls import current_call
+from sparkd.codec import Message, encode_header
+from sparkd.config import nearest
+from sparkd.core_interfaces import (
+    BusEvent,
+    DeadLetter,
+    LogRecord,
+    NodeStatus,
+    OutboxStatus,
+    PluginStatus,
+    ServiceStatus,
+)
+from sparkd.daemon import toggles
+from sparkd.daemon.version import VERSION
+from sparkd.errors import CallError, CallErrorKind, ConfigError, RemoteMessageError
+from sparkd.outbox import dead_letters, drop_dead, inspect
+from sparkd.supervisor import Supervised
+from sparkd.supervisor.supervised import Wanted
+
+if TYPE_CHECKING:
+    from sparkd.daemon.core import Core
+
+SETTLE_LIMIT_S = 5.0
+
+
+class NodeAnswers:
+    """`node`: the node as a whole."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def status(self) -> NodeStatus:
+        """Return what runs, what does not, why, and what to do about it."""
+        return await self._core.status()
+
+    async def version(self) -> str:
+        """Return the version."""
+        return VERSION
+
+    async def health(self) -> bool:
+        """Return whether every service that is wanted runs."""
+        return self._core.is_well()
+
+
+class PluginsAnswers:
+    """`plugins`: plugins and their services."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def status(self) -> list[PluginStatus]:
+        """List every plugin."""
+        return self._core.plugins.status()
+
+    async def start(self, *, name: str) -> ServiceStatus:
+        """Start a service."""
+        service = self._service(name)
+        service.want(Wanted.RUN)
+        return await self._settled(service)
+
+    async def stop(self, *, name: str) -> ServiceStatus:
+        """Stop a service."""
+        service = self._service(name)
+        service.want(Wanted.STOP)
+        return await self._settled(service)
+
+    async def restart(self, *, name: str) -> ServiceStatus:
+        """Stop and start a service."""
+        service = self._service(name)
+        await service.restart()
+        return await self._settled(service)
+
+    async def rescan(self) -> dict[str, list[str]]:
+        """Look at the drop-in folders now."""
+        return await self._core.plugins.sync()
+
+    async def enable(self, *, name: str) -> PluginStatus:
+        """Let a plugin run, now and after a restart."""
+        return await self._toggle(name, enabled=True)
+
+    async def disable(self, *, name: str) -> PluginStatus:
+        """Stop a plugin, now and after a restart."""
+        return await self._toggle(name, enabled=False)
+
+    async def _toggle(self, name: str, *, enabled: bool) -> PluginStatus:
+        core = self._core
+        try:
+            await to_thread.run_sync(toggles.write, core.places.config, name, enabled)
+            await core.reload()
+        except ConfigError as error:
+            raise CallError(CallErrorKind.UNAVAILABLE, str(error), remedy="mend the config, then try again") from None
+        except OSError as error:
+            message = f"cannot write {error.filename}: {error.strerror}"
+            remedy = f"write enabled = {str(enabled).lower()} under [plugins.{name}] yourself"
+            raise CallError(CallErrorKind.UNAVAILABLE, message, remedy=remedy) from None
+        found = {plugin.name: plugin for plugin in core.plugins.status()}
+        return found[name]
+
+    def _service(self, name: str) -> Supervised:
+        services = self._core.supervisor.services
+        if name not in services:
+            message = f"there is no service {name!r}; {nearest(name, services)}"
+            raise CallError(CallErrorKind.INVALID_PARAMS, message, field="name")
+        return services[name]
+
+    async def _settled(self, service: Supervised) -> ServiceStatus:
+        """Return the status once the service is no longer on its way, or after a while."""
+        with anyio.move_on_after(SETTLE_LIMIT_S):
+            await self._core.settled(service)
+        return await self._core.service_status(service)
+
+
+class BusAnswers:
+    """`bus`: the event bus."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def stats(self) -> dict[str, Any]:
+        """Return counters of the broker and of each service."""
+        core = self._core
+        services = {"core": core.bus.stats(), **await core.ask_hosts(lambda host: host.stats())}
+        broker = {"subscriptions": dict(core.broker.subscriptions), "refused": core.broker.peers.refused}
+        return {"broker": broker, "services": services}
+
+    async def last(self, *, topic: str = "") -> list[BusEvent]:
+        """Return the last values of state topics."""
+        return [event for message in self._core.retained.at(topic) if (event := _bus_event(message, retained=True))]
+
+    async def subscribe(self, *, topics: list[str]) -> AsyncIterator[BusEvent]:
+        """Stream events: first the last values, then what comes."""
+        async with self._core.bus.subscribe_messages(*(topics or [""])) as subscription:
+            for topic in topics or [""]:
+                for event in await self.last(topic=topic):
+                    yield event
+            async for received in subscription:
+                news = _bus_event(received.event, retained=False)
+                if news is not None:
+                    yield news
+
+
+def _bus_event(message: Message, *, retained: bool) -> BusEvent | None:
+    header = message.header
+    try:
+        content = message.plain()
+    except RemoteMessageError:  # counted by the subscription that let it in
+        return None
+    return BusEvent(
+        topic=message.topic,
+        node=header.node,
+        service=header.service,
+        seq=header.seq,
+        wall_ns=header.wall_ns,
+        privacy=header.privacy.label,
+        event=content,
+        retained=retained,
+    )
+
+
+class OutboxAnswers:
+    """`outbox`: durable streams."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def status(self) -> list[OutboxStatus]:
+        """Return every stream."""
+        return await to_thread.run_sync(inspect, self._root)
+
+    async def dead(self, *, service: str, stream: str) -> list[DeadLetter]:
+        """List the dead letters of a stream."""
+        return await to_thread.run_sync(dead_letters, self._root, service, stream)
+
+    async def drop(self, *, service: str, stream: str, seqs: list[int]) -> int:
+        """Delete dead letters."""
+        return await to_thread.run_sync(drop_dead, self._root, service, stream, seqs)
+
+
+class ConfigAnswers:
+    """`config`: the configuration in force."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def show(self) -> dict[str, Any]:
+        """Return the config, secrets hidden."""
+        return self._core.show_config()
+
+    async def schema(self, *, name: str) -> dict[str, Any]:
+        """Return the schema of a service's config table."""
+        manifests = {manifest.name: manifest for manifest in self._core.plugins.manifests}
+        if name not in manifests:
+            message = f"there is no service {name!r}; {nearest(name, manifests)}"
+            raise CallError(CallErrorKind.INVALID_PARAMS, message, field="name")
+        return manifests[name].config_schema
+
+    async def reload(self) -> list[str]:
+        """Read the config again and apply it."""
+        try:
+            return await self._core.reload()
+        except ConfigError as error:
+            remedy = "mend it and try again; the config in force is unchanged"
+            raise CallError(CallErrorKind.FAILED, str(error), error="ConfigError", remedy=remedy) from None
+
+
+class LogsAnswers:
+    """`logs`: the last lines of every service."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def tail(self, *, service: str = "", lines: int = 50) -> list[LogRecord]:
+        """Return the last lines."""
+        return self._core.logbook.tail(service, lines)
+
+    async def follow(self, *, service: str = "") -> AsyncIterator[LogRecord]:
+        """Stream the lines as they come."""
+        async for record in self._core.logbook.follow(service):
+            yield record
+
+
+class SupervisorAnswers:
+    """`supervisor`: what hosts say. `hello` and `bind` are the router's own."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def hello(self, *, service: str, token: str) -> None:  # noqa: ARG002 - the interface's
+        """Never reached: the router answers it."""
+        raise CallError(CallErrorKind.UNKNOWN_METHOD, f"hello of {service!r} is answered by the router")
+
+    async def bind(self, *, interfaces: list[str]) -> None:
+        """Never reached: the router answers it."""
+        raise CallError(CallErrorKind.UNKNOWN_METHOD, f"bind of {interfaces!r} is answered by the router")
+
+    async def ready(self) -> None:
+        """Take note that the calling service has started."""
+        self._core.entrance.is_ready(current_call().caller)
+
+    async def degraded(self, *, reason: str, remedy: str = "") -> None:
+        """Take note that it runs with less than it wants."""
+        self._with_service(lambda service: service.degrade(reason, remedy))
+
+    async def recovered(self) -> None:
+        """Take note that it has all it wants."""
+        self._with_service(lambda service: service.recover())
+
+    async def retained(self, *, topic: str) -> list[list[bytes]]:
+        """Return the frames of the last values."""
+        return [[m.topic.encode(), encode_header(m.header), m.body] for m in self._core.retained.at(topic)]
+
+    def _with_service(self, deed: Callable[[Supervised], None]) -> None:
+        service = self._core.supervisor.services.get(current_call().caller)
+        if service is not None:
+            deed(service)
+
+
+def uptime_s(started: float) -> float:
+    """Return the seconds since *started* on the monotonic clock."""
+    return time.monotonic() - started

@@ -1,0 +1,80 @@
+"""The last lines of every service and of the core, and who follows them."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import anyio
+
+from sparkd.core_interfaces import LogRecord
+from sparkd.log import INFO, SYSLOG, parse_line
+
+LINES_KEPT = 200
+FOLLOWER_LINES = 1000
+_LEVELS = {level: number for number, level in SYSLOG.items()}
+CORE = "core"
+
+
+class Logbook(logging.Handler):
+    """Keeps what passes the standard library's logging in this process, by logger name."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        super().__init__()
+        self._lines: dict[str, deque[LogRecord]] = {}
+        self._followers: set[_Follower] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, line by line."""
+        for text in record.getMessage().split("\n"):
+            self._keep(
+                LogRecord(service=record.name, level=SYSLOG.get(record.levelno, INFO), text=text, at=record.created)
+            )
+
+    def child_line(self, service: str, line: str) -> None:
+        """Take a line a service wrote: keep it here, and pass it to the daemon's own log."""
+        level, text = parse_line(line)
+        logging.getLogger(service).log(_LEVELS.get(level, logging.INFO), "%s", text)
+
+    def tail(self, service: str, lines: int) -> list[LogRecord]:
+        """Return the last *lines* of *service*, or of all in order of time."""
+        held = self._lines.get(service, ()) if service else sorted(chain(*self._lines.values()), key=lambda r: r.at)
+        return list(held)[-max(lines, 0) :] if lines > 0 else []
+
+    async def follow(self, service: str) -> AsyncIterator[LogRecord]:
+        """Yield what comes; a follower that does not read loses the oldest lines."""
+        with self._following(service) as follower:
+            while True:
+                while follower.waiting:
+                    yield follower.waiting.popleft()
+                follower.news = anyio.Event()
+                await follower.news.wait()
+
+    @contextmanager
+    def _following(self, service: str) -> Iterator[_Follower]:
+        follower = _Follower(service)
+        self._followers.add(follower)
+        try:
+            yield follower
+        finally:
+            self._followers.discard(follower)
+
+    def _keep(self, record: LogRecord) -> None:
+        self._lines.setdefault(record.service, deque(maxlen=LINES_KEPT)).append(record)
+        for follower in self._followers:
+            if follower.service in ("", record.service):
+                follower.waiting.append(record)
+                follower.news.set()
+
+
+class _Follower:
+    """Somebody who follows a service's lines, or all."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.waiting: deque[LogRecord] = deque(maxlen=FOLLOWER_LINES)
+        self.news = anyio.Event()

@@ -1,0 +1,99 @@
+"""What status says, worked out from what is known: pure, but for reading /proc."""
+
+from __future__ import annotations
+
+import grp
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sparkd.core_interfaces import ServiceStatus
+from sparkd.daemon.plugins import failed_state
+from sparkd.registry import Failure, PluginSource
+from sparkd.service import State
+from sparkd.supervisor import Supervised
+
+_KIB = 1024
+_QUIET = (State.RUNNING, State.STARTING, State.STOPPED, State.DISABLED)
+
+
+def of_service(service: Supervised, *, pid: int | None, memory: int | None, lines: list[str]) -> ServiceStatus:
+    """Return the status of a service under supervision."""
+    plan, end = service.plan, service.end
+    waits = service.state in (State.BACKOFF, State.BROKEN, State.WAITING) and service.retry_at
+    return ServiceStatus(
+        name=service.name,
+        plugin=plan.manifest.plugin,
+        state=service.state,
+        since=service.since,
+        reason="" if service.state in _QUIET else end.reason,
+        remedy="" if service.state in _QUIET else end.remedy,
+        file=end.file,
+        line=end.line,
+        pid=pid,
+        restarts=service.restarts,
+        retry_in_s=max(service.retry_at - time.monotonic(), 0.0) if waits else None,
+        isolation=plan.isolation,
+        energy=plan.energy,
+        critical=plan.critical,
+        serves=[interface.name for interface in plan.manifest.serves],
+        memory_bytes=memory,
+        last_lines=lines,
+    )
+
+
+def of_failure(source: PluginSource, failure: Failure) -> ServiceStatus:
+    """Return the status of a plugin that could not be read, in the place of the services it might have had."""
+    return ServiceStatus(
+        name=source.name,
+        plugin=source.name,
+        state=failed_state(failure),
+        since=time.time(),
+        reason=failure.message,
+        remedy=failure.remedy or "mend the file; it is read again when it changes",
+        file=failure.file,
+        line=failure.line,
+        last_lines=list(failure.trace),
+    )
+
+
+def summary(states: Mapping[str, State], failed: Iterable[str]) -> str:
+    """Return one line: how many run, and which do not."""
+    count = Counter(states.values())
+    well = count[State.RUNNING]
+    rest = [f"{name} {state.value}" for name, state in sorted(states.items()) if state is not State.RUNNING]
+    rest += [f"{name} broken" for name in sorted(failed)]
+    total = len(states) + len(list(failed))
+    return f"{well} of {total} services run" + (f"; {', '.join(rest)}" if rest else "")
+
+
+def missing_need(needs: Iterable[str], running: set[str]) -> str | None:
+    """Return the first of *needs* that is not there, as a sentence; None if all are."""
+    for need in needs:
+        kind, _, what = need.partition(":")
+        if kind == "service" and what not in running:
+            return f"needs the service {what!r}, which does not run"
+        if kind == "path" and not Path(what).exists():
+            return f"needs {what}, which is not there"
+    return None
+
+
+def memory_of(pid: int | None) -> int | None:
+    """Return the proportional set size of *pid* (or of this process) in bytes; None if it cannot be read."""
+    try:
+        for line in Path(f"/proc/{pid or os.getpid()}/smaps_rollup").read_text(encoding="ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * _KIB
+    except OSError:
+        return None
+    return None
+
+
+def group_ids(name: str) -> frozenset[int]:
+    """Return the id of the group called *name*; nothing if there is none."""
+    try:
+        return frozenset({grp.getgrnam(name).gr_gid}) if name else frozenset()
+    except KeyError:
+        return frozenset()

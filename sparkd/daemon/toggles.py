@@ -1,0 +1,40 @@
+"""What `sparkctl plugin enable|disable` writes: one config drop-in that holds nothing but these switches."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from sparkd.errors import ConfigError
+from sparkd.service import NAME
+
+FILE = "99-sparkctl.toml"
+_HEAD = "# Written by `sparkctl plugin enable|disable`; later drop-ins win over earlier ones.\n"
+
+
+def write(config_folder: Path, name: str, enabled: bool) -> None:  # noqa: FBT001 - called through a thread
+    """Set the switch of plugin *name*. Raises ConfigError for a malformed name, OSError if it cannot be written."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"plugin name {name!r}: lower-case words joined by hyphens expected")
+    folder = config_folder / "sparkd.d"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    file = folder / FILE
+    switches = {**_read(file), name: enabled}
+    lines = [f"\n[plugins.{plugin}]\nenabled = {str(on).lower()}\n" for plugin, on in sorted(switches.items())]
+    part = file.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as out:
+        out.write(_HEAD + "".join(lines))
+        out.flush()
+        os.fsync(out.fileno())
+    part.rename(file)
+
+
+def _read(file: Path) -> dict[str, bool]:
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8")).get("plugins", {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}; mend or remove it") from None
+    return {name: bool(table.get("enabled", True)) for name, table in tables.items() if isinstance(table, dict)}
