@@ -51,6 +51,7 @@ def live(mains: Mapping[str, Main], *, zygote: int, order_fd: int, output_fd: in
 def reset_dispositions() -> None:
     """Give every signal the meaning it has in a new process, except that SIGINT simply kills."""
     signal.set_wakeup_fd(-1)
+    faulthandler.disable()  # or it would believe that its handlers are still there
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) is not None:  # None: the C library's own
             signal.signal(number, signal.SIG_IGN if number in _KEPT_IGNORED else signal.SIG_DFL)

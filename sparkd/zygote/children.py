@@ -15,8 +15,9 @@ from sparkd.zygote import birth, wire
 from sparkd.zygote.lines import Lines
 
 CHUNK_BYTES = 1 << 16  # what a pipe holds
+FLOOD_CHUNKS = 256
 FLOOD_PAUSE_S = 0.02
-"""After a full chunk: a child that writes without end gets at most 3 MB/s of the core's attention."""
+"""After so many full chunks without a pause of its own, a child gets at most 3 MB/s of the core's attention."""
 LEFTOVER_BYTES = 1 << 20
 """How much is read after the end: a process that got away with the pipe may go on writing for ever."""
 
@@ -135,9 +136,8 @@ class Pipes:
 
     def start_reading(self, readers: TaskGroup) -> None:
         """Start a task for each pipe."""
-        pause_s = FLOOD_PAUSE_S if self._on_line else 0
-        readers.start_soon(_read_all, self._output_in, self._take_output, pause_s)
-        readers.start_soon(_read_all, self._result_in, self._take_result, 0)
+        readers.start_soon(_read_all, self._output_in, self._take_output)
+        readers.start_soon(_read_all, self._result_in, self._take_result)
 
     def read_leftovers(self) -> None:
         """Take what is in the pipes now, without waiting; the last line may lack its end."""
@@ -174,7 +174,8 @@ class Pipes:
         self._result += chunk[:room]
 
 
-async def _read_all(descriptor: int, take: Callable[[bytes], None], pause_s: float) -> None:
+async def _read_all(descriptor: int, take: Callable[[bytes], None]) -> None:
+    full = 0
     while True:
         await anyio.wait_readable(descriptor)
         chunk = _read(descriptor)
@@ -182,8 +183,9 @@ async def _read_all(descriptor: int, take: Callable[[bytes], None], pause_s: flo
             return
         if chunk is not None:
             take(chunk)
-            if pause_s and len(chunk) == CHUNK_BYTES:
-                await anyio.sleep(pause_s)
+            full = full + 1 if len(chunk) == CHUNK_BYTES else 0
+            if full > FLOOD_CHUNKS:
+                await anyio.sleep(FLOOD_PAUSE_S)
 
 
 def _read(descriptor: int) -> bytes | None:
