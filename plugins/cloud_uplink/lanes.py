@@ -6,13 +6,15 @@ lane has no cursor on disk and needs none: the receiver keeps which ranges it ha
 between, and where it meets the live lane it leaps over it. After a crash in between, history is sent up to the range
 that an earlier live lane has delivered; the receipt says so, and the main lane leaps over that as well.
 
-What is read is sent before anything else is read, and only while holding a turn: memory holds a batch a turn.
+What is read is sent before anything else is read, and only while holding a turn: memory holds a batch a turn. Numbers
+without a record (expired, evicted, damaged) are passed like the others. That there are no more records up to the tail
+is known only when the tail was asked for before reading.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -51,6 +53,8 @@ class Lane:
     told: int
     """What the receiver was last told to have, in one range with what comes next."""
     limit: int
+    buried: set[int] = field(default_factory=set)
+    """What of the next batch is put aside already: if it is tried again, that is not done again."""
     history: bool = False
     failures: int = 0
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -65,8 +69,6 @@ class Road:
     turns: Turns
     reach: Reach
     figures: Figures
-    now_ns: Callable[[], int | None]
-    """The wall clock, or None while it cannot be trusted."""
 
 
 class StreamShipper:
@@ -79,6 +81,7 @@ class StreamShipper:
         self._reader = reader
         self._label = f"{reader.stream_id.service}/{reader.stream_id.stream}"
         self._priority = 0
+        self._tail = 0
         position = reader.position
         self._main = Lane(position, position, position, self._config.max_batch_records)
         self._live: Lane | None = None
@@ -97,9 +100,8 @@ class StreamShipper:
 
     async def _look_around(self, count: int, lanes: TaskGroup) -> None:
         """After a batch of *count* on the main lane: open the live lane, or join it if it is reached."""
-        tail = await self._reader.tail()
-        self._road.figures.backlog.labels(self._label).set(tail - self._main.after)
-        live = self._live
+        tail, live = self._tail, self._live
+        self._road.figures.backlog.labels(self._label).set(max(0, tail - self._main.after))
         if live is None and behind(tail=tail, through=self._main.after, batch=count):
             self._live = Lane(tail, tail, tail, self._config.max_batch_records)
             self._main.history = True
@@ -108,7 +110,8 @@ class StreamShipper:
             live.scope.cancel()
             self._live, self._main.history = None, False
             if live.after > self._main.after:
-                await self._pass(self._main, live.after)
+                with suppress(StorageError):  # then what the live lane has sent is sent again, to no effect
+                    await self._pass(self._main, live.after)
 
     async def _run_live(self, lane: Lane) -> None:
         with lane.scope:
@@ -128,28 +131,37 @@ class StreamShipper:
         await self._road.reach.ready()
         sent_bytes = 0
         async with self._road.turns.turn(history=lane.history, priority=self._priority):
+            # One's own variable: the other lane's later look would let this one pass what came after it had read.
+            self._tail = tail = await self._reader.tail()
             read = await self._reader.read(
                 max_records=lane.limit, max_bytes=self._config.max_batch_bytes, after=lane.after
             )
             if read:
                 sent_bytes = await self._ship(lane, read)
+            elif tail > lane.after:
+                self._gone(tail - lane.after)
+                await self._pass(lane, tail)
         if lane.history and self._config.backfill_rate_bytes_per_s:
             await anyio.sleep(sent_bytes / self._config.backfill_rate_bytes_per_s)
         return len(read)
 
     async def _ship(self, lane: Lane, read: list[Stored]) -> int:
-        batch = sort_out(read, self._road.rules, now_ns=self._road.now_ns())
+        batch = sort_out(read, self._road.rules)
         self._note(read)
+        absent = read[-1].seq - lane.after - len(read)
+        for stored, reason in batch.dead:  # first: the receiver will be told that nothing is missing in this range
+            await self._put_aside(lane, stored, reason)
         through, refused = read[-1].seq, dict[int, str]()
         if batch.records:
             receipt = await self._send(lane, batch, through)
-            through, refused = await self._settled(lane, receipt), receipt.refused
+            through, refused = self._settled(lane, receipt, through), receipt.refused
             lane.told = through
-        dead = batch.dead + [(stored, refused[stored.seq]) for stored in read if stored.seq in refused]
-        for stored, reason in dead:
-            await self._put_aside(stored, reason)
+        for stored in read:
+            if stored.seq in refused:
+                await self._put_aside(lane, stored, refused[stored.seq])
         await self._pass(lane, through)
-        self._shipped(lane, batch, dead=len(dead))
+        self._gone(absent)
+        self._shipped(lane, batch, refused=len(refused))
         return batch.size_bytes
 
     async def _send(self, lane: Lane, batch: Batch, through: int) -> BatchReceipt:
@@ -170,9 +182,9 @@ class StreamShipper:
         reached("uplink.after-receipt")
         return receipt
 
-    async def _settled(self, lane: Lane, receipt: BatchReceipt) -> int:
+    def _settled(self, lane: Lane, receipt: BatchReceipt, last: int) -> int:
         """Return how far the receipt lets *lane* go. A receiver cannot move it past what was ever written here."""
-        through = min(receipt.through_seq, await self._reader.tail())
+        through = min(receipt.through_seq, max(self._tail, last))
         if through <= lane.after:
             raise RemoteMessageError(f"{self._config.target} took a batch after {lane.after}, but only has {through}")
         return through
@@ -183,9 +195,13 @@ class StreamShipper:
             await self._reader.advance(seq)
             lane.told = seq
         lane.after = seq
+        lane.buried.clear()
 
-    async def _put_aside(self, stored: Stored, reason: str) -> None:
+    async def _put_aside(self, lane: Lane, stored: Stored, reason: str) -> None:
+        if stored.seq in lane.buried:
+            return
         await self._reader.reject(stored, reason)
+        lane.buried.add(stored.seq)
         self._road.figures.dead.labels(self._label).inc()
         self._road.ctx.log.warning("dead letter", stream=self._label, seq=stored.seq, reason=reason)
 
@@ -193,7 +209,7 @@ class StreamShipper:
         """Wait, send less, or put the record aside: whatever *error* calls for."""
         kind, alone = verdict(error), lane.limit == 1
         self._road.figures.failures.labels(self._label, kind.value).inc()
-        self._road.figures.backlog.labels(self._label).set(await self._reader.tail() - self._main.after)
+        self._road.figures.backlog.labels(self._label).set(max(0, self._tail - self._main.after))
         lane.limit = next_limit(lane.limit, kind, most=self._config.max_batch_records)
         if isinstance(error, CallError | StorageError) and kind is not Verdict.UNACCEPTABLE:
             self._road.reach.failed(error)
@@ -213,9 +229,13 @@ class StreamShipper:
             return
         reason = f"failed {lane.failures} times: {error}"
         for stored in await self._reader.read(max_records=1, max_bytes=config.max_batch_bytes, after=lane.after):
-            await self._put_aside(stored, reason)
+            await self._put_aside(lane, stored, reason)
             await self._pass(lane, stored.seq)
         lane.failures = 0
+
+    def _gone(self, count: int) -> None:
+        if count > 0:
+            self._road.figures.withheld.labels(self._label, "gone").inc(count)
 
     def _note(self, read: list[Stored]) -> None:
         self._priority = max(stored.record.priority for stored in read)
@@ -223,7 +243,7 @@ class StreamShipper:
             age_s = max(0.0, (time.time_ns() - read[0].record.wall_ns) / 1e9)
             self._road.figures.oldest_age.labels(self._label).set(age_s)
 
-    def _shipped(self, lane: Lane, batch: Batch, *, dead: int) -> None:
+    def _shipped(self, lane: Lane, batch: Batch, *, refused: int) -> None:
         lane.failures = 0
         lane.limit = next_limit(lane.limit, None, most=self._config.max_batch_records)
         figures = self._road.figures
@@ -231,6 +251,6 @@ class StreamShipper:
             figures.withheld.labels(self._label, reason).inc(count)
         if batch.records:
             self._road.reach.worked()
-            figures.records.labels(self._label).inc(len(batch.records) - dead + len(batch.dead))
+            figures.records.labels(self._label).inc(len(batch.records) - refused)
             figures.sent_bytes.labels(self._label).inc(batch.size_bytes)
             figures.batches.labels(self._label, "main" if lane is self._main else "live").inc()

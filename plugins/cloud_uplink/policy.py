@@ -44,11 +44,11 @@ def wanted(service: str, stream: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(f"{service}/{stream}", pattern) for pattern in patterns)
 
 
-def sort_out(read: Sequence[Stored], rules: Rules, *, now_ns: int | None) -> Batch:
-    """Sort what was read. *now_ns* is None while the clock cannot be trusted: then nothing expires."""
+def sort_out(read: Sequence[Stored], rules: Rules) -> Batch:
+    """Sort what was read. What has expired the outbox does not give out in the first place."""
     batch = Batch()
     for stored in read:
-        reason = withheld_because(stored.record, rules, now_ns=now_ns)
+        reason = withheld_because(stored.record, rules)
         if reason:
             batch.withheld[reason] += 1
         elif len(stored.record.body) > rules.max_record_bytes:
@@ -59,16 +59,14 @@ def sort_out(read: Sequence[Stored], rules: Rules, *, now_ns: int | None) -> Bat
     return batch
 
 
-def withheld_because(record: Record, rules: Rules, *, now_ns: int | None) -> str:
-    """Return why a record stays here for ever (`internal`, `privacy`, `topic`, `expired`), or nothing if it may go."""
+def withheld_because(record: Record, rules: Rules) -> str:
+    """Return why a record stays here for ever (`internal`, `privacy`, `topic`), or nothing if it may go."""
     if topic_matches(INTERNAL_TOPIC, record.topic):
         return "internal"
     if not record.privacy.may_reach(same_node=rules.same_node, same_site=rules.same_site):
         return "privacy"
     if rules.topics and not any(topic_matches(topic, record.topic) for topic in rules.topics):
         return "topic"
-    if now_ns is not None and 0 < record.expires_ns <= now_ns:
-        return "expired"
     return ""
 
 
@@ -128,6 +126,6 @@ def retry_delay_s(failures: int, *, least_s: float, most_s: float) -> float:
 def behind(*, tail: int, through: int, batch: int) -> bool:
     """Whether a stream that has been shipped *through* this far has history enough for a lane of its own.
 
-    Measured in batches, of whatever size the limits made them: four is more than a moment's burst.
+    Measured in batches, of whatever size the limits made them: more than three is more than a moment's burst.
     """
     return tail - through > 3 * batch

@@ -7,7 +7,6 @@ from anyio.abc import TaskStatus
 
 from sparkd import CommandRunner, Context, LinkChanged, Policy
 
-from .clock import trusted_now_ns
 from .commands import CommandDesk
 from .figures import Figures
 from .journal import open_journal
@@ -45,7 +44,6 @@ def make_road(ctx: Context[CloudUplinkConfig]) -> Road:
         turns=Turns(config.in_flight),
         reach=Reach(ctx, target=config.target, least_s=config.retry_least_s, most_s=config.retry_most_s),
         figures=Figures(ctx.metrics),
-        now_ns=trusted_now_ns,
     )
 
 

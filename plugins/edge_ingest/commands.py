@@ -115,9 +115,9 @@ class CommandOffice:
     async def _deliver_to(self, stream: str) -> None:
         async with self._ctx.outbox.reader(SERVICE, stream, name="deliver") as reader:
             while True:
-                for stored in await reader.read(max_records=1, max_bytes=1 << 20, after=reader.position):
+                for stored in await reader.read(max_records=1, max_bytes=1 << 20):
                     await self._deliver(reader, stored)
-                await reader.wait(after=reader.position)
+                await reader.wait()
 
     async def _deliver(self, reader: OutboxReader, stored: Stored) -> None:
         """Bring one command to its end here: delivered, refused, expired or unreadable."""

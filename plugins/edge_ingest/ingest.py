@@ -76,7 +76,7 @@ class IngestDesk:
         self._commands = commands
         self._figures = Figures(ctx.metrics)
         self._one_at_a_time: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
-        self._full = False
+        self._full = self._closed = False
         self._rules = Rules(
             topics=tuple(config.topics),
             same_site_nodes=frozenset(config.same_site_nodes),
@@ -103,6 +103,8 @@ class IngestDesk:
         try:
             # The lock must outlive the transaction: a caller that gives up does not end it half-way.
             async with self._one_at_a_time[node_id]:
+                if self._closed:
+                    raise CallError(CallErrorKind.UNAVAILABLE, "ingest is stopping", remedy="it is retried")
                 with anyio.CancelScope(shield=True):
                     receipt = await self._take(sender, origin, records, span)
             await self._hand_on_results(sender, records)
@@ -110,6 +112,13 @@ class IngestDesk:
             raise self._cannot_store(error) from error
         self._recovered()
         return receipt
+
+    async def close(self) -> None:
+        """Take nothing more, and return when nothing is being stored: only then the writer may go."""
+        self._closed = True
+        for lock in list(self._one_at_a_time.values()):
+            async with lock:
+                pass
 
     async def position(self, *, node_id: str, service: str, stream: str, epoch: int) -> int:
         """Return through which number, without a gap from the first, a stream is settled here."""

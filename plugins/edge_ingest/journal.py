@@ -79,30 +79,51 @@ class Journal:
             error=error,
         )
 
+    async def close(self) -> None:
+        """Close the file, after whatever is being done to it."""
+        await self._in_thread(lambda db: db.close())
+
     async def _in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await anyio.to_thread.run_sync(work, self._database, limiter=self._one_thread)
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             raise StorageError(f"journal of commands: {error}") from error
 
 
 @asynccontextmanager
 async def open_journal(path: Path) -> AsyncIterator[Journal]:
     """Open the journal at *path*."""
-    database = await anyio.to_thread.run_sync(_open, path)
+    journal = Journal(await anyio.to_thread.run_sync(_open_or_set_aside, path))
     try:
-        yield Journal(database)
+        yield journal
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(database.close)
+            await journal.close()
+
+
+def _open_or_set_aside(path: Path) -> sqlite3.Connection:
+    """Open the file; one that is damaged is moved aside and a fresh one begun, because a start is never refused."""
+    try:
+        return _open(path)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise StorageError(f"journal of commands: {path}: {error}") from error
+    for part in path.parent.glob(f"{path.name}*"):
+        if ".damaged" not in part.name:
+            part.rename(part.with_name(f"{part.name}.damaged-{time.time_ns()}"))
+    return _open(path)
 
 
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    database.execute(SCHEMA)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute(SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
     return database
 
 

@@ -17,8 +17,13 @@ async def run(ctx: Context[EdgeIngestConfig], *, task_status: TaskStatus[None]) 
     """Take records and deliver commands until cancelled."""
     async with open_journal(ctx.state_dir / "commands.db") as journal, ctx.outbox.writer("ingest") as writer:
         office = CommandOffice(ctx, journal)
-        await ctx.serve(Ingest, IngestDesk(ctx, writer, office))
+        desk = IngestDesk(ctx, writer, office)
+        await ctx.serve(Ingest, desk)
         await ctx.serve(Commands, office)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(office.deliver)
-            task_status.started()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(office.deliver)
+                task_status.started()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await desk.close()

@@ -78,13 +78,15 @@ class Sink:
     async def _drain(self, database: Database, reader: OutboxReader) -> None:
         after, config = await self._resume(database, reader), self._ctx.config
         while True:
+            tail = await reader.tail()  # asked for first: then an empty read says that nothing is left up to it
             read = await reader.read(
                 max_records=config.max_batch_records, max_bytes=config.max_batch_bytes, after=after
             )
-            self._figures.backlog.set(await reader.tail() - after)
-            if read:
-                await self._write(database, reader, read)
-                after = read[-1].seq
+            self._figures.backlog.set(max(0, tail - after))
+            through = read[-1].seq if read else tail
+            if through > after:
+                await self._write(database, reader, read, through=through)
+                after = through
                 self._recovered()
             else:
                 await reader.wait(after=after)
@@ -101,13 +103,12 @@ class Sink:
             )
         return max(written, reader.position)
 
-    async def _write(self, database: Database, reader: OutboxReader, read: list[Stored]) -> None:
+    async def _write(self, database: Database, reader: OutboxReader, read: list[Stored], *, through: int) -> None:
         rows, dead = await anyio.to_thread.run_sync(sort_out, read)
         for stored, reason in dead:
             await reader.reject(stored, reason)
             self._figures.dead.inc()
             self._ctx.log.warning("dead letter", seq=stored.seq, reason=reason)
-        through = read[-1].seq
         write = partial(database.write, rows, stream=reader.stream_id, through=through)
         with anyio.CancelScope(shield=True):  # a transaction is not left half-way
             doubled = await anyio.to_thread.run_sync(write)
