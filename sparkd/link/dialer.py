@@ -24,7 +24,7 @@ from sparkd.link.keys import AllowList, KeyPair
 from sparkd.link.options import Timing, configure
 from sparkd.link.peer import Peer
 from sparkd.link.session import Session, Transport
-from sparkd.link.wire import LinkSocket, monitored
+from sparkd.link.wire import LinkSocket
 
 _FAILURES: dict[int, tuple[str, str]] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: (
@@ -59,20 +59,26 @@ class Backoff:
     """How long to wait before the next attempt: doubling, with jitter, longer if the peer said no."""
 
     timing: Timing
-    _failures: int = 0
+    _lost: int = 0
+    _refused: int = 0
+    """Counted apart: a peer that was away for long may well refuse once while it starts."""
 
     def next_s(self, *, refused: bool) -> float:
         """Return the next wait: almost none at first after a connection that worked, if it was not refused."""
-        self._failures += 1
-        if self._failures == 1 and not refused:
+        if refused:
+            self._refused += 1
+            return self._wait(self._refused, self.timing.retry_refused_max_s)
+        self._lost += 1
+        if self._lost == 1:
             return self.timing.retry_first_s * random.uniform(0.5, 1.5)
-        limit = self.timing.retry_refused_max_s if refused else self.timing.retry_max_s
-        wait = min(limit, self.timing.retry_min_s * 2.0 ** min(self._failures - 1, 30))
-        return wait * random.uniform(0.5, 1.0)
+        return self._wait(self._lost, self.timing.retry_max_s)
 
     def reset(self) -> None:
         """Start over: a connection worked."""
-        self._failures = 0
+        self._lost = self._refused = 0
+
+    def _wait(self, failures: int, limit_s: float) -> float:
+        return min(limit_s, self.timing.retry_min_s * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0)
 
 
 @dataclass(slots=True)
@@ -109,6 +115,7 @@ class Connection:
             reason, remedy = _FAILURES[kind]
             self.fail(Failed(reason, remedy, refused=kind != zmq.EVENT_CLOSED))
         elif kind == zmq.EVENT_DISCONNECTED:
+            self.socket.drain()  # its last words may not be read yet
             self.fail(Failed("the connection was lost", "the network, or a peer that was killed; it is dialed again"))
 
     def on_frames(self, message: list[zmq.Frame]) -> None:
@@ -167,7 +174,7 @@ class Dialer:
                 continue
             server_key = self.allowed().keys.get(self.peer.name)
             if server_key is None:
-                self.peer.down(f"no key of {self.peer.name} is trusted here", self._trust_it())
+                self._explain(Failed(f"no key of {self.peer.name} is trusted here", self._trust_it()))
                 await self.peer.changed()
                 continue
             failure = await self._attempt(server_key, backoff)
@@ -226,19 +233,22 @@ class Dialer:
         raw.curve_publickey, raw.curve_secretkey = self.keys.public.encode(), self.keys.secret.encode()
         raw.curve_serverkey = server_key.encode()
         connection.socket = LinkSocket(raw, connection.on_frames, on_writable=connection.on_writable)
-        with connection.socket, monitored(raw, connection.on_event):
+        with connection.socket, connection.socket.monitored(connection.on_event):
             raw.connect(endpoint)
             yield
 
     async def _pause(self, failure: Failed, backoff: Backoff) -> None:
-        names = {"peer": self.peer.name, "node": self.greeting.node, "key": self.keys.public}
         if not self.peer.connected:
-            self.peer.down(failure.reason, failure.remedy.format(**names))
-            name, remedy = self.peer.name, self.peer.remedy
-            self.complaints.say("link: not connected", culprit=name, peer=name, why=failure.reason, try_=remedy)
+            self._explain(failure)
         with anyio.move_on_after(backoff.next_s(refused=failure.refused)):
             await self.peer.changed()
             backoff.reset()
+
+    def _explain(self, failure: Failed) -> None:
+        name, reason = self.peer.name, failure.reason
+        remedy = failure.remedy.format(peer=name, node=self.greeting.node, key=self.keys.public)
+        self.peer.down(reason, remedy)
+        self.complaints.say("link: not connected", culprit=f"{name}: {reason}", peer=name, why=reason, try_=remedy)
 
     def _trust_it(self) -> str:
         return f"on {self.peer.name}: sparkctl keys show; here: sparkctl keys trust {self.peer.name} KEY"

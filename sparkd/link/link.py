@@ -244,14 +244,19 @@ class Link:
     def _explain(self, problem: str) -> None:
         """Tell by the status of each peer what bars it, as far as it is a matter of this node's files."""
         for peer in self._peers.values():
+            name, trusted = peer.name, peer.name in self._allowed.keys
             if peer.connected:
                 continue
             if self._keys is None:
-                peer.down(f"this node has no usable key: {problem}", "sparkctl keys new")
-            elif not peer.settings.address and peer.name not in self._allowed.keys:
-                peer.down(f"no key of {peer.name} is trusted here", f"sparkctl keys trust {peer.name} KEY")
+                self._barred(peer, f"this node has no usable key: {problem}", "sparkctl keys new")
+            elif not peer.settings.address and not trusted:
+                self._barred(peer, f"no key of {name} is trusted here", f"sparkctl keys trust {name} KEY")
             elif not peer.settings.address:
-                peer.down(peer.reason if peer.reason.startswith("the connection") else "has not connected")
+                peer.down("has not connected", f"is sparkd running on {name}, with this node's address?")
+
+    def _barred(self, peer: Peer, reason: str, remedy: str) -> None:
+        peer.down(reason, remedy)
+        self._complaints.say("link: barred", culprit=f"{peer.name}: {reason}", peer=peer.name, why=reason, try_=remedy)
 
     def _admit(self, name: str, greeting: Greeting) -> str:
         """Return why the peer that *name*'s key belongs to may not come in, or nothing."""

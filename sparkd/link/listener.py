@@ -22,7 +22,7 @@ from sparkd.link.frames import Greeting
 from sparkd.link.keys import KeyPair
 from sparkd.link.options import FAREWELL_MS, Timing, configure
 from sparkd.link.session import Session, Transport
-from sparkd.link.wire import DESCRIPTOR, USER_ID, LinkSocket, monitored
+from sparkd.link.wire import DESCRIPTOR, USER_ID, LinkSocket
 from sparkd.link.zap import DOMAIN
 
 
@@ -75,7 +75,7 @@ class Listener:
                     with self._open():
                         await anyio.sleep_forever()
                 except zmq.ZMQError as error:
-                    self.trouble(f"cannot listen on {self.address}: {error.strerror}")
+                    self.trouble(f"cannot listen on {self.address}: {zmq.strerror(error.errno or 0)}")
             await anyio.sleep(self.timing.retry_min_s)
 
     def forget(self, routing: bytes, descriptor: int, *, farewell: bool) -> None:
@@ -96,7 +96,7 @@ class Listener:
             raw.zap_domain = DOMAIN
             raw.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a handler nobody gets in, instead of everybody
             self._door = Door(0, self.timing.handshake_s, self.refuse, self._gone)
-            with monitored(raw, self._door.on_event):
+            with self.socket.monitored(self._door.on_event):
                 raw.bind(self.address if "://" in self.address else f"tcp://{self.address}")
                 self.endpoint = bytes(raw.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://").rstrip("\0")
                 self._door.port = int(self.endpoint.rpartition(":")[2])
@@ -112,7 +112,6 @@ class Listener:
             session.end("stopped", farewell="stopping")
         self.endpoint = ""
         self._door.close()
-        self.socket.socket.disable_monitor()
         self.socket.close(farewell=farewell)
 
     def _on_writable(self) -> None:
@@ -120,6 +119,7 @@ class Listener:
             session.flush()
 
     def _gone(self, descriptor: int) -> None:
+        self.socket.drain()  # its last words may not be read yet
         session = self._sessions.get(self._routing.get(descriptor, b""))
         if session is not None:
             session.end("the connection was lost")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251 - timers of the event loop: a connection that is hung up on needs no task of its own
 import itertools
+import os
 import socket as sockets
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -40,12 +41,34 @@ class LinkSocket(Drained):
         super().__init__(socket, lambda _frames: None)
         self._on_frames = on_frames
         self._on_writable = on_writable
+        self._monitored = False
+
+    @contextmanager
+    def monitored(self, on_event: Callable[[int, int], None]) -> Iterator[None]:
+        """Hand every connection event of the socket (its kind, and its value) to *on_event*."""
+        endpoint = f"inproc://link-monitor-{next(_monitors)}"
+        self.socket.monitor(endpoint, zmq.EVENT_ALL)
+        self._monitored = True
+        pair: zmq.Socket[bytes] = self.socket.context.socket(zmq.PAIR)
+        pair.rcvhwm = 0  # the I/O thread waits while a monitor's queue is full: it must never be
+        pair.connect(endpoint)
+
+        def on_frames(frames: list[zmq.Frame]) -> None:
+            kind, value = struct.unpack("=hi", bytes(frames[0].bytes))
+            on_event(kind, value)
+
+        with LinkSocket(pair, on_frames):
+            try:
+                yield
+            finally:
+                self._stop_monitor()
 
     def close(self, *, farewell: bool = False) -> None:
         """Stop listening and close the socket; a last message, if a *farewell* was said, gets a moment to leave."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._descriptor)
+            self._stop_monitor()
             self.socket.close(linger=FAREWELL_MS if farewell else 0)
 
     def send(self, frames: Sequence[bytes]) -> bool:
@@ -68,6 +91,12 @@ class LinkSocket(Drained):
         finally:
             if not finished:  # more to read, or a callback failed: the descriptor will not tell again
                 self.look_again()
+
+    def _stop_monitor(self) -> None:
+        # Before its reader goes: an event that nobody can take would hold up the I/O thread, and with it the Context.
+        if self._monitored:
+            self._monitored = False
+            self.socket.disable_monitor()
 
     def _read_batch(self) -> bool:
         for _ in range(BATCH):
@@ -95,27 +124,6 @@ class LinkSocket(Drained):
         return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
 
 
-@contextmanager
-def monitored(socket: zmq.Socket[bytes], on_event: Callable[[int, int], None]) -> Iterator[None]:
-    """Hand every connection event of *socket* (its kind, and its value) to *on_event*."""
-    endpoint = f"inproc://link-monitor-{next(_monitors)}"
-    socket.monitor(endpoint, zmq.EVENT_ALL)
-    pair: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
-    pair.rcvhwm = 0  # the I/O thread waits while a monitor's queue is full: it must never be
-    pair.connect(endpoint)
-
-    def on_frames(frames: list[zmq.Frame]) -> None:
-        kind, value = struct.unpack("=hi", bytes(frames[0].bytes))
-        on_event(kind, value)
-
-    with LinkSocket(pair, on_frames):
-        try:
-            yield
-        finally:
-            if not socket.closed:
-                socket.disable_monitor()
-
-
 def later(delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
     """Call *callback* in *delay_s*; return what takes that back."""
     return asyncio.get_running_loop().call_later(delay_s, callback).cancel
@@ -128,28 +136,35 @@ def peer_of(descriptor: int, port: int) -> tuple[str, int] | None:
     tells.
     """
     try:
-        connection = sockets.socket(fileno=descriptor)
+        with _held(descriptor) as connection:
+            return _other_end(connection, port)
     except OSError:
         return None
-    try:
-        if connection.getsockname()[1] != port:
-            return None
-        peer = connection.getpeername()
-        return str(peer[0]), int(peer[1])
-    except (OSError, IndexError, TypeError):  # not connected, or not TCP
-        return None
-    finally:
-        connection.detach()
 
 
 def hang_up(descriptor: int, port: int, peer: tuple[str, int]) -> None:
     """End the accepted connection to *peer*, if it still is that. libzmq sees the end of it and closes it."""
-    if peer_of(descriptor, port) != peer:
-        return
-    connection = sockets.socket(fileno=descriptor)
     try:
-        connection.shutdown(sockets.SHUT_RDWR)
+        with _held(descriptor) as connection:
+            if _other_end(connection, port) == peer:
+                connection.shutdown(sockets.SHUT_RDWR)
     except OSError:
         pass  # it ended by itself
-    finally:
-        connection.detach()
+
+
+def _held(descriptor: int) -> sockets.socket:
+    """Return a second handle on a connection: libzmq may close its own at any time, and another may get the number."""
+    copy = os.dup(descriptor)
+    try:
+        return sockets.socket(fileno=copy)
+    except OSError:  # not a socket
+        os.close(copy)
+        raise
+
+
+def _other_end(connection: sockets.socket, port: int) -> tuple[str, int] | None:
+    own = connection.getsockname()
+    if not isinstance(own, tuple) or own[1] != port:
+        return None
+    peer = connection.getpeername()
+    return str(peer[0]), int(peer[1])

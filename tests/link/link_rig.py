@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import msgpack
 import zmq
 
 from sparkd.bus import Broker, BusClient
-from sparkd.codec import Message
+from sparkd.codec import Message, pack
 from sparkd.config import LinkConfig, PeerConfig
 from sparkd.core_interfaces import LinkStatus
 from sparkd.events import LinkChanged
@@ -207,11 +206,17 @@ def attacking_as(node: LinkNode, address: str, server: LinkNode) -> Iterator[Att
         yield opened
 
 
+async def welcomed(intruder: Attacker, name: str, **changes: Any) -> None:
+    """Say hello as *name*, and wait for the welcome."""
+    intruder.send(b"H", greeting_of(name, **changes))
+    assert (await intruder.receive())[0] == b"W"
+
+
 def greeting_of(name: str, **changes: Any) -> bytes:
     """Return a hello's second frame."""
     fields = {"version": PROTOCOL, "node": name, "node_id": "f" * 32, "site": "home", "role": "edge", "sparkd": "0"}
     fields |= {"instance": secrets.token_hex(4), "max_message_bytes": 1 << 20}
-    return msgpack.packb(list((fields | changes).values()))
+    return pack(list((fields | changes).values()))
 
 
 class Attacker:
@@ -240,12 +245,15 @@ class Attacker:
     def send(self, *frames: bytes) -> None:
         self._socket.send_multipart(frames)
 
-    async def receive(self) -> list[bytes]:
-        """Return the next message."""
+    async def receive(self, *, but: bytes = b"P") -> list[bytes]:
+        """Return the next message, leaving out those of kind *but*: pings."""
 
         def wait() -> list[bytes]:
-            assert self._socket.poll(5000), "no answer"
-            return self._socket.recv_multipart()
+            while self._socket.poll(5000):
+                message = self._socket.recv_multipart()
+                if message[0] != but:
+                    return message
+            raise AssertionError("no answer")
 
         return await anyio.to_thread.run_sync(wait)
 

@@ -144,7 +144,8 @@ async def test_a_listening_node_that_restarts_is_dialed_again(root: Path) -> Non
             assert both.edge.status("cloud").reconnects == 1
 
     states = [(change.connected, change.reason) for change in both.edge.changes]
-    assert states[:3] == [(True, ""), (False, "cloud closed: stopping"), (True, "")]
+    assert [up for up, _ in states[:3]] == [True, False, True]
+    assert states[1][1] in {"cloud closed: stopping", "the connection was lost"}  # a farewell may go under
 
 
 async def test_a_call_without_a_connection_fails_at_once(root: Path) -> None:
