@@ -56,6 +56,7 @@ class FailureKind(StrEnum):
     HOOK = "hook"  # a misspelt, asynchronous or ill-shaped hook
     INVALID = "invalid"  # what it returned cannot be used
     DUPLICATE = "duplicate"  # another plugin has that name
+    PENDING = "pending"  # it takes long to import, and is not finished
     UNAVAILABLE = "unavailable"  # not its fault: no process could be started to read it
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from sparkd.registry import (
@@ -78,6 +79,44 @@ async def test_a_change_is_read_again(registry: Registry, folder: Path) -> None:
 
     assert not after.cached
     assert before.manifests[0].config_schema != after.manifests[0].config_schema
+
+
+async def test_a_plugin_that_hangs_does_not_hold_back_the_others(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparkd.registry.registry.PATIENCE_S", 0.2)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(registry.follow)
+        for number in range(5):  # more than may be probed at once
+            drop(folder, f"hanging{number}", f"while {number + 1}: pass")
+        drop(folder, "x-good")
+        first = told(await registry.read())
+        with anyio.fail_after(5):
+            while set((last := told(await registry.read())).values()) != {"hung", "cached"}:
+                await registry.late()
+        drop(folder, "y-good")
+        again = told(await registry.read())
+        tasks.cancel_scope.cancel()
+
+    assert first["hanging0"] == "pending"
+    assert last["x-good"] == "cached"
+    assert again == {**last, "y-good": "read"}
+
+
+async def test_a_plugin_that_is_slow_to_import_comes_late(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparkd.registry.registry.PATIENCE_S", 0.05)
+    drop(folder, "slow", "import time\ntime.sleep(0.3)\n" + new_plugin("slow").replace("from __future__", "# "))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(registry.follow)
+        first = told(await registry.read())
+        with anyio.fail_after(5):
+            await registry.late()
+        second = told(await registry.read())
+        tasks.cancel_scope.cancel()
+
+    assert (first, second) == ({"slow": "pending"}, {"slow": "cached"})
 
 
 async def test_what_is_not_wanted_is_not_imported(registry: Registry, folder: Path, tmp_path: Path) -> None:
