@@ -17,10 +17,12 @@ import anyio
 
 from sparkd.child import SERVICE, service_main
 from sparkd.config import load_places, make, node_id
+from sparkd.core_interfaces import HostApi, SupervisorApi
 from sparkd.daemon.core import Core
 from sparkd.daemon.logbook import Logbook
 from sparkd.daemon.version import VERSION
 from sparkd.errors import ConfigError
+from sparkd.interfaces import interface_spec
 from sparkd.log import StructuredLog, configure
 from sparkd.registry import probe_main
 from sparkd.systemd import Notifier
@@ -64,6 +66,8 @@ def _run(config_file: Path | None) -> int:
         # Before the first thread, loop and zmq Context: what is imported by now, all children share.
         for name in PRELOAD:
             importlib.import_module(name)
+        for interface in (HostApi, SupervisorApi):  # each host reads them; read now, they are read once
+            interface_spec(interface)
         zygote = Zygote.fork({SERVICE: service_main, "probe": probe_main})
         logbook = Logbook()
         logging.getLogger().addHandler(logbook)
