@@ -119,6 +119,28 @@ async def test_two_uplinks_of_one_stream_at_once_store_nothing_twice(system: Sys
         assert [record.seq for record in await kept(system)] == list(range(1, 50))
 
 
+async def test_a_caller_that_gives_up_while_its_batch_waits_to_be_stored_does_not_have_it_stored_twice(
+    system: System,
+) -> None:
+    async with system.running("edge-ingest"), anyio.create_task_group() as tasks:
+        desk: Any = system.wires.handlers["cloud", "ingest"]
+        async with desk._writer._committing:  # another node's batch is being stored
+            first = anyio.CancelScope()
+            tasks.start_soon(append_within, first, Sender(system), batch(1))
+            await anyio.wait_all_tasks_blocked()
+            first.cancel()
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(append_ignoring_errors, Sender(system), batch(1))
+            await anyio.wait_all_tasks_blocked()
+        await Sender(system).append(batch(2))
+        assert [record.seq for record in await kept(system)] == [1, 2]
+
+
+async def append_within(scope: anyio.CancelScope, sender: Sender, records: list[BatchRecord]) -> None:
+    with scope:
+        await sender.append(records)
+
+
 async def append_ignoring_errors(sender: Sender, records: list[BatchRecord]) -> None:
     try:
         await sender.append(records)
