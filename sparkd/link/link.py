@@ -251,10 +251,12 @@ class Link:
                 self._barred(peer, f"this node has no usable key: {problem}", "sparkctl keys new")
             elif not peer.settings.address and not trusted:
                 self._barred(peer, f"no key of {name} is trusted here", f"sparkctl keys trust {name} KEY")
-            elif not peer.settings.address:
+            elif peer.barred:
+                peer.barred = False
                 peer.down("has not connected", f"is sparkd running on {name}, with this node's address?")
 
     def _barred(self, peer: Peer, reason: str, remedy: str) -> None:
+        peer.barred = True
         peer.down(reason, remedy)
         self._complaints.say("link: barred", culprit=f"{peer.name}: {reason}", peer=peer.name, why=reason, try_=remedy)
 

@@ -47,6 +47,8 @@ class Peer:
     reason: str = ""
     remedy: str = ""
     rtt_ms: float | None = None
+    barred: bool = True
+    """Whether `reason` speaks of this node's own key files, or of nothing yet."""
     hello_under_way: bool = False
     """Whether this side has dialed and said hello, and waits for the answer."""
     _changed: anyio.Event = field(default_factory=anyio.Event)

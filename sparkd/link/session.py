@@ -237,6 +237,8 @@ class Session:
                 self._unanswered += 1
                 if self._unanswered == MISSED_PINGS:
                     self.peer.reason = "connected, but does not answer: its core is busy or stuck"
+                    name, why = self.peer.name, self.peer.reason
+                    self._complaints.say("link: no answer", culprit=name, peer=name, why=why)
             self._ping = (os.urandom(8), time.perf_counter())
             self._try_send(frames.ping(self._ping[0]))
             await anyio.sleep(self._heartbeat_s)

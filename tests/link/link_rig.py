@@ -6,13 +6,14 @@ import secrets
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
 import zmq
+from anyio.abc import SocketStream
 
 from sparkd.bus import Broker, BusClient
 from sparkd.codec import Message, pack
@@ -92,6 +93,13 @@ class LinkNode:
         self.keys = KeyStore(self.root / self.name / "keys")
         self.key = self.keys.new()
         self.log = LoggedLines(self.happenings)
+        self.hooks = LinkHooks(
+            on_peer_up=self.note_up,
+            on_peer_down=self.note_down,
+            on_frames=self._frames,
+            retained=lambda _topics: self.retained,
+            on_change=self.changes.append,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[LinkNode]:
@@ -110,22 +118,16 @@ class LinkNode:
             keys_dir=self.keys.folder,
             identity=Identity(name=self.name, node_id="0" * 32, site=self.site, role="edge", version="test"),
             bus=self.bus,
-            hooks=LinkHooks(
-                on_peer_up=self._up,
-                on_peer_down=self._down,
-                on_frames=self._frames,
-                retained=lambda _topics: self.retained,
-                on_change=self.changes.append,
-            ),
+            hooks=self.hooks,
             log=self.log,
             timing=self.timing,
         )
 
-    def _up(self, peer: str, channel: Channel) -> None:
+    def note_up(self, peer: str, channel: Channel) -> None:
         self.channels[peer] = channel
         self.happenings.tell()
 
-    def _down(self, peer: str, reason: str) -> None:
+    def note_down(self, peer: str, reason: str) -> None:
         del self.channels[peer]
         self.happenings.tell()
 
@@ -217,6 +219,47 @@ def greeting_of(name: str, **changes: Any) -> bytes:
     fields = {"version": PROTOCOL, "node": name, "node_id": "f" * 32, "site": "home", "role": "edge", "sparkd": "0"}
     fields |= {"instance": secrets.token_hex(4), "max_message_bytes": 1 << 20}
     return pack(list((fields | changes).values()))
+
+
+class Wire:
+    """The network between two nodes: connections to `address` end where they should, as long as it is not cut."""
+
+    def __init__(self, target: str) -> None:
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
+        self._whole = anyio.Event()
+        self._whole.set()
+        self.address = ""
+
+    def cut(self) -> None:
+        """Let nothing pass any more; both ends stay connected."""
+        self._whole = anyio.Event()
+
+    def mend(self) -> None:
+        """Let everything pass again."""
+        self._whole.set()
+
+    async def carry(self, near: SocketStream) -> None:
+        async with near, await anyio.connect_tcp(self._host, self._port) as far, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._copy, near, far)
+            tasks.start_soon(self._copy, far, near)
+
+    async def _copy(self, source: SocketStream, target: SocketStream) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async for piece in source:
+                await self._whole.wait()
+                await target.send(piece)
+            await target.aclose()
+
+
+@asynccontextmanager
+async def wire_to(target: str) -> AsyncIterator[Wire]:
+    wire = Wire(target)
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        wire.address = f"127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        tasks.start_soon(listener.serve, wire.carry)
+        yield wire
+        tasks.cancel_scope.cancel()
 
 
 class Attacker:

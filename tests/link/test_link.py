@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import zmq
-from link_rig import LinkNode, attacking_as, edge_and_cloud, free_address, greeting_of, trust_each_other
+from link_rig import (
+    LinkNode,
+    attacking_as,
+    edge_and_cloud,
+    free_address,
+    greeting_of,
+    trust_each_other,
+    welcomed,
+    wire_to,
+)
 
 from sparkd import Privacy, event
 from sparkd.calls import frames as calls
@@ -223,6 +232,31 @@ async def test_a_lost_connections_successor_takes_its_place(root: Path) -> None:
                 await first.event(zmq.EVENT_DISCONNECTED)
 
                 assert both.cloud.status("edge").reconnects == 1
+
+
+async def test_a_peer_whose_core_is_stuck_is_said_to_be(root: Path) -> None:
+    both = edge_and_cloud(root)
+    async with both.cloud.running():
+        await both.cloud.listening()
+        with attacking_as(both.edge, both.cloud.listen, both.cloud) as mute:
+            await welcomed(mute, "edge")
+            await both.cloud.until(lambda: both.cloud.log.about("link: no answer"))
+
+            status = both.cloud.status("edge")
+            assert (status.connected, status.reason[:35]) == (True, "connected, but does not answer: its")
+
+
+async def test_a_silent_network_is_noticed_by_both_sides_and_forgiven_when_it_speaks(root: Path) -> None:
+    both = edge_and_cloud(root)
+    async with both.cloud.running(), wire_to(both.cloud.listen) as wire:
+        both.edge.peers["cloud"] = replace(both.edge.peers["cloud"], address=wire.address)
+        async with both.edge.running():
+            await both.edge.up("cloud")
+            wire.cut()
+            await both.edge.down("cloud")
+            await both.cloud.down("edge")
+            wire.mend()
+            await both.edge.up("cloud")
 
 
 async def test_a_peer_that_does_not_read_loses_live_events_and_gets_no_calls(root: Path) -> None:
