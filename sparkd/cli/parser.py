@@ -4,39 +4,78 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
-EXIT_CODES = """\
+KEY_CHARS = 40
+FAILED, USAGE, NO_DAEMON, BAD_CONFIG, NOT_WELL = 1, 2, 3, 4, 5
+
+EXIT_CODES = f"""\
 exit codes:
   0  done, and all is well
-  1  the daemon answered with an error, or the command failed
-  2  wrong usage of the command line
-  3  no daemon answers on the socket
-  4  the config has problems (check)
-  5  something does not run as it should (status)
+  {FAILED}  the daemon answered with an error, or the command failed
+  {USAGE}  wrong usage of the command line
+  {NO_DAEMON}  no daemon answers on the socket
+  {BAD_CONFIG}  the config, or a key file, has problems
+  {NOT_WELL}  something does not run as it should (status, plugin)
 """
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+class Words(argparse.ArgumentParser):
+    """A parser that takes a public key for a key, even one that begins with a hyphen."""
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        return None if len(arg_string) == KEY_CHARS else super()._parse_optional(arg_string)
+
+
+class Subparsers:
+    """Adds commands that all know the general options, before and after the command's name."""
+
+    def __init__(self, parser: argparse.ArgumentParser, *, dest: str, metavar: str) -> None:
+        self._added = parser.add_subparsers(dest=dest, metavar=metavar, required=True)
+
+    def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser:  # noqa: A002 - argparse's own word
+        """Add the command *name*."""
+        return self._added.add_parser(name, help=help, description=help, parents=[_general(suppress=True)])
 
 
 def build() -> argparse.ArgumentParser:
     """Return the parser. A command's name is in `command`, a verb's in `verb`."""
-    parser = argparse.ArgumentParser(
+    parser = Words(
         prog="sparkctl",
         description="Look at and steer a sparkd daemon.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_general(suppress=False)],
     )
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket (default: where it runs)")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the daemon's config, for check and keys")
-    parser.add_argument("--node", default="", metavar="NAME", help="ask another node, through this one's link")
-    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to wait (default: 10)")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = Subparsers(parser, dest="command", metavar="COMMAND")
     _looking(commands)
     _steering(commands)
     _offline(commands)
     return parser
+
+
+def _general(*, suppress: bool) -> argparse.ArgumentParser:
+    """Return the options that every command has; a command's own must not undo those given before its name."""
+    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS if suppress else None)
+    group = parser.add_argument_group("general options")
+    group.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket (default: as config says)")
+    group.add_argument("--config", type=Path, metavar="FILE", help="the daemon's config (default: the usual places)")
+    group.add_argument("--node", metavar="NAME", help="ask another node, through this one's link")
+    group.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    group.add_argument("--timeout", type=_seconds, metavar="S", help="seconds to wait for an answer (default: 10)")
+    if suppress:
+        for action in group._group_actions:  # noqa: SLF001 - `store_true` brings a default of its own
+            action.default = argparse.SUPPRESS
+    else:
+        parser.set_defaults(node="", json=False, timeout=10.0)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds: a positive number expected, got {text}")
+    return seconds
 
 
 def _looking(commands: Subparsers) -> None:
@@ -59,7 +98,7 @@ def _steering(commands: Subparsers) -> None:
     call.add_argument("method", metavar="METHOD", help="[node/][service:]interface.method")
     call.add_argument("params", nargs="?", default="{}", metavar="JSON", help='such as \'{"name": "x"}\'')
     plugin = commands.add_parser("plugin", help="start, stop and make plugins")
-    verbs = plugin.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = Subparsers(plugin, dest="verb", metavar="VERB")
     for verb, text in (
         ("start", "start a service"),
         ("stop", "stop a service until it is started again"),
@@ -71,7 +110,7 @@ def _steering(commands: Subparsers) -> None:
         verbs.add_parser(verb, help=text).add_argument("name", metavar="NAME")
     verbs.add_parser("rescan", help="look at the drop-in folders now")
     config = commands.add_parser("config", help="the config in force")
-    verbs = config.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = Subparsers(config, dest="verb", metavar="VERB")
     verbs.add_parser("show", help="print it, secrets hidden")
     verbs.add_parser("reload", help="read it again and apply it")
 
@@ -79,7 +118,7 @@ def _steering(commands: Subparsers) -> None:
 def _offline(commands: Subparsers) -> None:
     commands.add_parser("check", help="check the config without starting anything")
     keys = commands.add_parser("keys", help="this node's key, and the keys it trusts")
-    verbs = keys.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = Subparsers(keys, dest="verb", metavar="VERB")
     new = verbs.add_parser("new", help="make this node's key pair")
     new.add_argument("--force", action="store_true", help="replace the one there is: peers must be told the new key")
     verbs.add_parser("show", help="print this node's public key, and the keys it trusts")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,8 +25,21 @@ STATE_STYLE = {
     "disabled": "dim",
     "stopped": "dim",
 }
-WELL = frozenset({"running", "disabled", "stopped", "shed"})
 _KIB = 1024
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+LAST_LINES = 3
+PIPE_WIDTH = 160
+"""How wide tables are where there is no terminal to ask."""
+
+
+def console() -> Console:
+    """Return where answers are printed: colour only on a terminal, and none if NO_COLOR is set."""
+    return Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def safe(text: str) -> str:
+    """Return *text* without what would steer a terminal: plugins and peers wrote it."""
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def size(count: int | None) -> str:
@@ -55,7 +70,7 @@ def table(*columns: str, rows: Iterable[Iterable[RenderableType]]) -> Table:
     for column in columns:
         drawn.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(safe(cell)) if isinstance(cell, str) else cell for cell in row))
     return drawn
 
 
@@ -64,10 +79,11 @@ def status(answer: Mapping[str, Any]) -> RenderableType:
     head = Text.assemble(
         (answer["node"], "bold"),
         f"  {answer['role']} node at {answer['site']}, sparkd {answer['version']}, up {age(answer['uptime_s'])}\n",
-        answer["summary"],
-        "\n",
+        safe(answer["summary"]),
     )
-    parts: list[RenderableType] = [head, _services(answer["services"])]
+    parts: list[RenderableType] = [head]
+    if answer["services"]:
+        parts += ["", _services(answer["services"])]
     if answer["links"]:
         parts += ["", _links(answer["links"])]
     return Group(*parts, *_troubles(answer))
@@ -105,26 +121,59 @@ def _links(links: list[Mapping[str, Any]]) -> Table:
 
 
 def _troubles(answer: Mapping[str, Any]) -> list[RenderableType]:
-    found: list[RenderableType] = []
-    for service in answer["services"]:
-        if service["reason"]:
-            found.append(_trouble(service["name"], service, retry=service["retry_in_s"]))
+    found: list[RenderableType] = [
+        _trouble(one["name"], one, retry=one["retry_in_s"]) for one in answer["services"] if one["reason"]
+    ]
     found += [_trouble(f"link to {link['peer']}", link) for link in answer["links"] if not link["connected"]]
-    found += [Text(f"\n● {problem}", "yellow") for problem in answer["problems"]]
+    found += [Text(f"\n● {safe(problem)}", "yellow") for problem in answer["problems"]]
     return found
 
 
 def _trouble(name: str, what: Mapping[str, Any], *, retry: float | None = None) -> Text:
-    text = Text.assemble("\n", ("● ", "yellow"), (name, "bold"), f": {what['reason'] or 'no reason given'}")
+    reason = safe(what["reason"] or "no reason given").replace("\n", "\n    ")
+    text = Text.assemble("\n", ("● ", "yellow"), (safe(name), "bold"), f": {reason}")
     if what.get("file"):
-        text.append(f"\n    at {what['file']}:{what['line']}")
+        text.append(f"\n    at {safe(what['file'])}" + (f":{what['line']}" if what["line"] else ""))
     if what.get("remedy"):
-        text.append(f"\n    try: {what['remedy']}")
+        text.append(f"\n    try: {safe(what['remedy'])}")
     if retry is not None:
         text.append(f"\n    tried again in {age(retry)}", "dim")
-    for line in (what.get("last_lines") or [])[-3:]:
-        text.append(f"\n    | {line}", "dim")
+    for line in (what.get("last_lines") or [])[-LAST_LINES:]:
+        text.append(f"\n    | {safe(line)}", "dim")
     return text
+
+
+def service(answer: Mapping[str, Any]) -> RenderableType:
+    """Return what became of one service, and if it does not run, why."""
+    state = Text.assemble((answer["name"], "bold"), ": ", (answer["state"], STATE_STYLE.get(answer["state"], "")))
+    return Group(state, _trouble(answer["name"], answer, retry=answer["retry_in_s"])) if answer["reason"] else state
+
+
+def changes(answer: Mapping[str, list[str]]) -> Text:
+    """Return lists of names, a line each; or that there are none."""
+    lines = [f"{what}: {', '.join(names)}" for what, names in answer.items() if names]
+    return Text(safe("\n".join(lines) or "nothing has changed"))
+
+
+def config(answer: Mapping[str, Any]) -> Text:
+    """Return the config as the tables of its file; what is not set is left out."""
+    text = Text()
+    for name, table in _tables("", answer):
+        text.append(f"\n[{name}]\n" if text else f"[{name}]\n", "bold")
+        for key, value in table.items():
+            text.append(f"{key} = {json.dumps(value, ensure_ascii=False)}\n")
+    text.right_crop(1)
+    return text
+
+
+def _tables(where: str, found: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            name = f"{where}.{key}" if where else key
+            own = {k: v for k, v in value.items() if v is not None and not isinstance(v, Mapping)}
+            if own or not any(isinstance(inner, Mapping) for inner in value.values()):
+                yield name, own
+            yield from _tables(name, value)
 
 
 def plugins(answer: list[Mapping[str, Any]]) -> RenderableType:
@@ -200,4 +249,4 @@ def log_line(record: Mapping[str, Any]) -> Text:
     """Return one line of a log."""
     style = {3: "red", 4: "yellow", 7: "dim"}.get(record["level"], "")
     stamp = time.strftime("%H:%M:%S", time.localtime(record["at"]))
-    return Text.assemble((stamp, "dim"), f" {record['service']:<18} ", (record["text"], style))
+    return Text.assemble((stamp, "dim"), f" {safe(record['service']):<18} ", (safe(record["text"]), style))

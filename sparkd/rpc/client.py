@@ -47,9 +47,7 @@ class Client:
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Return the result of *method*. Raises CallError with the daemon's error, TimeoutError, or OSError."""
-        number = next(self._ids)
-        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": dict(params or {})}
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        number = self._send(method, params)
         while True:
             message = self._read()
             if "method" in message:
@@ -58,6 +56,43 @@ class Client:
                 if "error" in message:
                     raise _error(message["error"])
                 return message.get("result")
+
+    def results(self, method: str, params: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Call *method* now; iterate over what it answers: the items of a stream as they come, or the one result.
+
+        Raises what `call` raises, and from the iterator what ended the stream. A stream has no time limit between its
+        items. A result `{"stream": NUMBER}` is a stream: that is how the socket says it.
+        """
+        result = self.call(method, params)
+        if isinstance(result, dict) and result.keys() == {"stream"} and isinstance(result["stream"], int):
+            return self._items(result["stream"])
+        return iter((result,))
+
+    def _items(self, stream: int) -> Iterator[Any]:
+        others: list[dict[str, Any]] = []
+        limit = self._socket.gettimeout()
+        self._socket.settimeout(None)
+        try:
+            while True:
+                message = self._notifications.pop(0) if self._notifications else self._read()
+                params = message.get("params") or {}
+                if params.get("stream") != stream:
+                    others.append(message)
+                elif message.get("method") == "stream.end":
+                    if "error" in params:
+                        raise _error(params["error"])
+                    return
+                else:
+                    yield params.get("item")
+        finally:
+            self._socket.settimeout(limit)
+            self._notifications += others
+
+    def _send(self, method: str, params: Mapping[str, Any] | None) -> int:
+        number = next(self._ids)
+        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": dict(params or {})}
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        return number
 
     def notifications(self, *, forever: bool = True) -> Iterator[dict[str, Any]]:
         """Iterate over the notifications that come, without a time limit if *forever*."""
