@@ -227,23 +227,22 @@ async def test_a_grandchild_in_a_session_of_its_own_goes_too_and_does_not_hold_t
 
 
 async def test_dump_says_where_a_stuck_child_is(zygote: Zygote) -> None:
-    lines: list[str] = []
-    heard = anyio.Event()
+    up, dumped = anyio.Event(), anyio.Event()
 
     def on_line(line: str) -> None:
-        lines.append(line)
-        heard.set()
+        if line == "up":
+            up.set()
+        elif 'File "<string>", line 2' in line:
+            dumped.set()
 
     child = await zygote.spawn("source", b"print('up', flush=True)\nwhile True: pass", on_line=on_line)
-    await heard.wait()
-    heard = anyio.Event()
-    child.dump()
     with anyio.fail_after(5):
-        await heard.wait()
+        await up.wait()
+        child.dump()
+        await dumped.wait()
     child.kill()
-    await child.wait()
 
-    assert any('File "<string>", line 2' in line for line in lines)
+    assert (await child.wait()).signal == signal.SIGKILL
 
 
 async def test_fifty_children_at_once(zygote: Zygote) -> None:
