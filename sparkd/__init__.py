@@ -66,11 +66,11 @@ from sparkd.service import (
     Record,
     Route,
     Service,
-    State,
     Stored,
     StreamId,
     Subscription,
 )
+from sparkd.states import State
 from sparkd.steps import reached
 
 __all__ = [

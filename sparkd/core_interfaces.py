@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sparkd.interfaces import interface, reads
-from sparkd.service import EnergyClass, Isolation, State
+from sparkd.service import EnergyClass, Isolation
+from sparkd.states import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,7 +140,7 @@ class NodeHealth:
 @event("system.health.service", privacy=Privacy.SHARED, durability=Durability.STATE)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceChanged:
-    """A service of this node changed its state (`sparkd.service.State`)."""
+    """A service of this node changed its state (`sparkd.states.State`)."""
 
     service: str
     state: str

@@ -4,7 +4,7 @@ import anyio.abc
 import pytest
 
 from sparkd import Context, NoConfig, Service, State
-from sparkd.service import TRANSITIONS, Cue, transition
+from sparkd.states import TRANSITIONS, Cue, transition
 
 
 async def run(ctx: Context[NoConfig], *, task_status: anyio.abc.TaskStatus[None]) -> None:

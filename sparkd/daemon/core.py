@@ -44,7 +44,8 @@ from sparkd.log import StructuredLog
 from sparkd.metrics import serve_metrics, snapshot
 from sparkd.registry import DropInWatch, ManifestCache, Registry
 from sparkd.rpc import Door, RpcCounts, RpcLimits, access_of, core_manifest, serve_rpc
-from sparkd.service import Isolation, State
+from sparkd.service import Isolation
+from sparkd.states import State
 from sparkd.supervisor import Launcher, Plan, Supervised, Supervisor
 from sparkd.supervisor.processes import Entrance, InlineLauncher, ProcessLauncher, Surroundings
 from sparkd.systemd import Notifier
@@ -113,6 +114,8 @@ class Core:
             await stack.enter_async_context(self.link)
             await self._open_metrics(stack)
             await stack.enter_async_context(self.supervisor.open())
+            await self._tasks.start(self.plugins.registry.follow)
+            self._tasks.start_soon(self._sync_late)
             await self._tasks.start(self._follow_drop_ins)
             self._tasks.start_soon(self._retry_failed)
             yield self
@@ -441,6 +444,13 @@ class Core:
                 for source, failure in self.plugins.failures():
                     self.log.error("plugin cannot be used", plugin=source.name, why=str(failure))
                 self.tell_systemd()
+
+    async def _sync_late(self) -> None:
+        """Take over what slow plugins offer once they are read: nobody waits for them."""
+        while True:
+            await self.plugins.registry.late()
+            await self.plugins.sync()
+            self.tell_systemd()
 
     async def _retry_failed(self) -> None:
         while True:

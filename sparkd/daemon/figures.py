@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sparkd.service import State
+from sparkd.states import State
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core

@@ -14,8 +14,9 @@ import anyio
 
 from sparkd.config import Config, PluginTable
 from sparkd.core_interfaces import PluginStatus
-from sparkd.registry import Failure, PluginSource, ProbeResult, Registry, SourceKind
-from sparkd.service import Isolation, Manifest, State
+from sparkd.registry import Failure, FailureKind, PluginSource, ProbeResult, Registry, SourceKind
+from sparkd.service import Isolation, Manifest
+from sparkd.states import State
 from sparkd.supervisor import Plan, Supervised, Supervisor
 
 NO_TABLE = PluginTable()
@@ -144,4 +145,6 @@ def _absent(name: str, table: PluginTable) -> PluginStatus:
 
 def failed_state(failure: Failure) -> State:
     """Return the state that a plugin which cannot be used is shown in."""
-    return State.WAITING if failure.kind in ("missing", "unavailable") else State.BROKEN
+    if failure.kind is FailureKind.PENDING:
+        return State.STARTING
+    return State.WAITING if failure.kind in (FailureKind.MISSING, FailureKind.UNAVAILABLE) else State.BROKEN

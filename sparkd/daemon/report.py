@@ -12,7 +12,7 @@ from pathlib import Path
 from sparkd.core_interfaces import ServiceStatus
 from sparkd.daemon.plugins import failed_state
 from sparkd.registry import Failure, PluginSource
-from sparkd.service import State
+from sparkd.states import State
 from sparkd.supervisor import Supervised
 
 _KIB = 1024

@@ -1,7 +1,7 @@
 """One service under supervision: the loop that starts it, watches it and starts it again.
 
 Theory of operation: `keep` is the only task that changes the state, and it does so only through the table in
-`sparkd.service`. What others want is left in `wanted` and `poke`; `keep` looks at them at its waiting points. So no two
+`sparkd.states`. What others want is left in `wanted` and `poke`; `keep` looks at them at its waiting points. So no two
 things ever happen to a service at once, and every state has one place where it begins.
 """
 
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import anyio
 
-from sparkd.service import TRANSITIONS, Cue, State
+from sparkd.states import TRANSITIONS, Cue, State
 from sparkd.supervisor.launch import Instance, Launcher, Plan
 from sparkd.supervisor.policy import End, EndKind, RestartPolicy
 
