@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sparkd.link.hooks import Channel, LinkHooks, LinkSettings
 from sparkd.link.keys import AllowList, KeyPair, KeyStore
-from sparkd.link.link import Channel, Link, LinkHooks, LinkSettings
+from sparkd.link.link import Link
 from sparkd.link.options import Timing
 from sparkd.link.peer import Identity
 from sparkd.link.rules import PeerSettings

@@ -10,24 +10,22 @@ revokes and wakes the dialers; a new key of this node's own starts all anew. Wha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import anyio
 import zmq  # noqa: TID251 - the link speaks ZeroMQ
 
-from sparkd.codec import Message
 from sparkd.core_interfaces import LinkStatus
 from sparkd.errors import ConfigError
 from sparkd.events import LinkChanged
 from sparkd.link.complaints import Complaints, Counts
 from sparkd.link.dialer import Dialer
 from sparkd.link.frames import PROTOCOL, Greeting
+from sparkd.link.hooks import LinkHooks, LinkSettings
 from sparkd.link.keys import AllowList, KeyPair, KeyStore
 from sparkd.link.keywatch import watch
 from sparkd.link.listener import Listener
@@ -37,54 +35,6 @@ from sparkd.link.rules import PeerRules, PeerSettings
 from sparkd.link.session import LinkBus, Session, SessionHooks, Transport
 from sparkd.link.zap import Verdict, serving
 from sparkd.service import Log
-
-
-class Channel(Protocol):
-    """Where messages of calls to one peer go."""
-
-    def send(self, frames: list[bytes], /) -> None:
-        """Send `[head, body]`. Raises CallError: see `Session.send`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkHooks:
-    """Whom the link tells what happens. None of these may wait or raise."""
-
-    on_peer_up: Callable[[str, Channel], None] = lambda _peer, _channel: None
-    """A peer is connected; calls to it go into the channel."""
-    on_peer_down: Callable[[str, str], None] = lambda _peer, _reason: None
-    """It no longer is, and why."""
-    on_frames: Callable[[str, list[bytes]], None] = lambda _peer, _frames: None
-    """A message of a call came from it: head and body."""
-    retained: Callable[[Sequence[str]], Sequence[Message]] = lambda _topics: ()
-    """Returns the last values of state topics at or beneath those given: what a peer that connects should know."""
-    on_change: Callable[[LinkChanged], None] = lambda _change: None
-    """Something to publish."""
-
-
-class LinkSettings(Protocol):
-    """The table `[link]`."""
-
-    @property
-    def listen(self) -> str:
-        """Where to listen, `host:port`; empty to only dial."""
-        ...
-
-    @property
-    def max_message_bytes(self) -> int:
-        """The largest message taken or sent."""
-        ...
-
-    @property
-    def heartbeat_s(self) -> float:
-        """How often to see whether the other side is there."""
-        ...
-
-    @property
-    def peers(self) -> Mapping[str, PeerSettings]:
-        """The peers by name."""
-        ...
 
 
 class Link:

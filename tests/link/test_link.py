@@ -249,6 +249,7 @@ async def test_a_peer_whose_core_is_stuck_is_said_to_be(root: Path) -> None:
 async def test_a_silent_network_is_noticed_by_both_sides_and_forgiven_when_it_speaks(root: Path) -> None:
     both = edge_and_cloud(root)
     async with both.cloud.running(), wire_to(both.cloud.listen) as wire:
+        await both.cloud.listening()
         both.edge.peers["cloud"] = replace(both.edge.peers["cloud"], address=wire.address)
         async with both.edge.running():
             await both.edge.up("cloud")
