@@ -158,7 +158,7 @@ class Core:
 
     async def status(self) -> NodeStatus:
         """Return everything about the node."""
-        services = [await self.service_status(service) for service in self.supervisor.services.values()]
+        services = [await self.service_status(service) for service in list(self.supervisor.services.values())]
         services += [report.of_failure(*failed) for failed in self.plugins.failures()]
         own = await anyio.to_thread.run_sync(report.memory_of, None)
         return NodeStatus(
