@@ -90,7 +90,7 @@ def _client(options: argparse.Namespace) -> Iterator[Client]:
     with client:
         try:
             yield client
-        except ConnectionError as error:
+        except ConnectionResetError as error:
             raise NoDaemonError(f"the daemon on {path} went away: {error.strerror or error}") from None
 
 

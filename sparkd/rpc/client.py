@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import socket
@@ -91,7 +92,8 @@ class Client:
     def _send(self, method: str, params: Mapping[str, Any] | None) -> int:
         number = next(self._ids)
         request = {"jsonrpc": "2.0", "id": number, "method": method, "params": dict(params or {})}
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it closed; why, it may have said, and that is still to be read
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
         return number
 
     def notifications(self, *, forever: bool = True) -> Iterator[dict[str, Any]]:
