@@ -15,7 +15,7 @@ from sparkd.calls.outgoing import Call, ItemStream, OutgoingCall, Result
 from sparkd.errors import CallError, CallErrorKind
 
 pytestmark = pytest.mark.anyio
-pytest_plugins = ("call_pair",)
+pytest_plugins = ("tests.calls.call_pair",)
 
 Body = Callable[[Request, bytes, AsyncIterator[bytes]], Any]
 

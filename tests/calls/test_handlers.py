@@ -16,7 +16,7 @@ from sparkd.calls.stub import requester
 from sparkd.service import CallInfo
 
 pytestmark = pytest.mark.anyio
-pytest_plugins = ("call_pair",)
+pytest_plugins = ("tests.calls.call_pair",)
 
 
 @dataclass(frozen=True)

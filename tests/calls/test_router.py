@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import anyio
 import pytest
 from anyio.abc import TaskGroup
-from call_pair import Wire
 
 from sparkd import CallError, CallErrorKind, Privacy, interface
 from sparkd.calls import (
@@ -27,6 +26,7 @@ from sparkd.calls import (
     stub,
 )
 from sparkd.core_interfaces import HostApi, SupervisorApi
+from tests.calls.call_pair import Wire
 
 pytestmark = pytest.mark.anyio
 

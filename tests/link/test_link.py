@@ -9,7 +9,14 @@ from typing import Any
 import anyio
 import pytest
 import zmq
-from link_rig import (
+
+from sparkd import Privacy, event
+from sparkd.calls import frames as calls
+from sparkd.codec import Header, Message, encode_body
+from sparkd.config import PeerConfig
+from sparkd.errors import CallError, CallErrorKind
+from sparkd.link import Channel
+from tests.link.link_rig import (
     LinkNode,
     attacking_as,
     edge_and_cloud,
@@ -19,13 +26,6 @@ from link_rig import (
     welcomed,
     wire_to,
 )
-
-from sparkd import Privacy, event
-from sparkd.calls import frames as calls
-from sparkd.codec import Header, Message, encode_body
-from sparkd.config import PeerConfig
-from sparkd.errors import CallError, CallErrorKind
-from sparkd.link import Channel
 
 pytestmark = pytest.mark.anyio
 

@@ -14,17 +14,6 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from link_rig import (
-    QUICK,
-    Happenings,
-    LinkNode,
-    LoggedLines,
-    attacker,
-    attacking_as,
-    edge_and_cloud,
-    greeting_of,
-    welcomed,
-)
 
 from sparkd import Privacy
 from sparkd.calls import frames as calls
@@ -37,6 +26,17 @@ from sparkd.link.peer import Peer
 from sparkd.link.rules import PeerRules
 from sparkd.link.session import Session, SessionHooks
 from sparkd.service import Received
+from tests.link.link_rig import (
+    QUICK,
+    Happenings,
+    LinkNode,
+    LoggedLines,
+    attacker,
+    attacking_as,
+    edge_and_cloud,
+    greeting_of,
+    welcomed,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import anyio
 import pytest
-from link_rig import Both, LinkNode, edge_and_cloud
 
 from sparkd import Privacy, interface, reads
 from sparkd.calls import CallRouter, Handlers, Result, Rules
@@ -19,6 +18,7 @@ from sparkd.codec import pack, unpack
 from sparkd.config import PeerConfig
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.link import Channel, LinkHooks
+from tests.link.link_rig import Both, LinkNode, edge_and_cloud
 
 pytestmark = pytest.mark.anyio
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import zmq
-from link_rig import LinkNode, attacking_as, edge_and_cloud, welcomed
 
 from sparkd.config import PeerConfig
+from tests.link.link_rig import LinkNode, attacking_as, edge_and_cloud, welcomed
 
 pytestmark = pytest.mark.anyio
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from link_rig import Happenings, LoggedLines
-
 from sparkd.link import Timing
 from sparkd.link.complaints import MAX_KINDS, QUIET_S, Complaints, Counts
 from sparkd.link.dialer import Backoff
 from sparkd.link.queues import BoundedQueue, Lanes
+from tests.link.link_rig import Happenings, LoggedLines
 
 
 class SlowPeer:

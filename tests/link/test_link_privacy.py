@@ -7,13 +7,13 @@ from pathlib import Path
 
 import anyio
 import pytest
-from link_rig import attacking_as, edge_and_cloud, welcomed
 
 from sparkd import Privacy, event
 from sparkd.calls import frames as calls
 from sparkd.codec import Header, Message, encode_body
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.link import frames
+from tests.link.link_rig import attacking_as, edge_and_cloud, welcomed
 
 pytestmark = pytest.mark.anyio
 

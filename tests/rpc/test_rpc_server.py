@@ -15,7 +15,7 @@ import pytest
 from sparkd.rpc import Access
 
 pytestmark = pytest.mark.anyio
-pytest_plugins = ("rpc_node",)
+pytest_plugins = ("tests.rpc.rpc_node",)
 
 PARSE, INVALID, UNKNOWN, PARAMS = -32700, -32600, -32601, -32602
 BOTH = pytest.mark.parametrize("interface", ["near", "far"])
