@@ -208,7 +208,7 @@ def _plugin(options: argparse.Namespace) -> int:
         return _show(options, _ask(options, "plugins.rescan"), "changes")
     answer = _ask(options, f"plugins.{options.verb}", name=options.name)
     if "state" not in answer:  # enable and disable answer with the plugin, not with a service
-        _show(options, [answer], "plugins")
+        _show(options, answer, "plugin")
         return NOT_WELL if answer["problem"] else 0
     _show(options, answer, "service")
     return 0 if answer["state"] in WELL else NOT_WELL

@@ -193,6 +193,11 @@ def plugins(answer: list[Mapping[str, Any]]) -> RenderableType:
     return Group(table("PLUGIN", "STATE", "SERVICES", "FROM", rows=rows), *troubles)
 
 
+def plugin(answer: Mapping[str, Any]) -> RenderableType:
+    """Return one plugin, as `plugins` shows it."""
+    return plugins([answer])
+
+
 def outbox(answer: list[Mapping[str, Any]]) -> RenderableType:
     """Return the durable streams, a line a reader."""
     rows = []

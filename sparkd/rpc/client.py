@@ -86,7 +86,8 @@ class Client:
                 else:
                     yield params.get("item")
         finally:
-            self._socket.settimeout(limit)
+            if self._socket.fileno() >= 0:  # else closed under a stream that nobody wants any more
+                self._socket.settimeout(limit)
             self._notifications += others
 
     def _send(self, method: str, params: Mapping[str, Any] | None) -> int:
