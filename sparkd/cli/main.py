@@ -58,7 +58,9 @@ def _failed(options: argparse.Namespace, error: Exception) -> int:
 
 def _complain(options: argparse.Namespace, message: str, code: int, error: BaseException | None = None) -> int:
     if options.json:
-        more = {"kind": error.kind, **error.data} if isinstance(error, CallError) else {}
+        more: dict[str, Any] = {"kind": error.kind, **error.data} if isinstance(error, CallError) else {}
+        if isinstance(error, ConfigError):
+            more = {"problems": list(error.problems)}
         print(json.dumps({"error": message, **more}, default=str), file=sys.stderr)
     else:
         print(f"sparkctl: {_plain(message)}", file=sys.stderr)

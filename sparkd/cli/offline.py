@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparkd.cli import parser
 from sparkd.cli.parser import BAD_CONFIG, USAGE
 from sparkd.config import Config, Places, load_places
 from sparkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparkd.link.keys import KeyStore
 
 
 def check(options: argparse.Namespace) -> int:
@@ -63,7 +70,33 @@ def keys(options: argparse.Namespace) -> int:
     from sparkd.link.keys import KeyStore  # noqa: PLC0415 - brings ZeroMQ
 
     config, places = load_places(options.config)
-    store = KeyStore(places.state / "keys")
+    with _as_owner_of(places.state):
+        return _keys(options, config, KeyStore(places.state / "keys"))
+
+
+@contextlib.contextmanager
+def _as_owner_of(state: Path) -> Iterator[None]:
+    """Be the daemon's user meanwhile if root is asked: it must be able to read the keys, and may not lead root astray.
+
+    A folder that is not there yet is made as root; systemd hands it over when it starts the unit.
+    """
+    owner = state.stat() if os.geteuid() == 0 and state.is_dir() else None
+    if owner is None or owner.st_uid == 0:
+        yield
+        return
+    groups, gid = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
+
+
+def _keys(options: argparse.Namespace, config: Config, store: KeyStore) -> int:
     if options.verb == "new":
         own = store.new(force=options.force)
         _say(options, {"node": config.node.name, "public": own}, f"sparkctl keys trust {config.node.name} '{own}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sparkd.cli.main import main
 from sparkd.cli.parser import BAD_CONFIG, FAILED, USAGE
 from sparkd.link.keys import KeyStore
 from sparkd.registry import new_plugin
+from sparkd.testing import short_folder
 
 NODE = '[node]\nname = "lone"\nruntime_dir = "{0}/run"\nstate_dir = "{0}/state"\ncache_dir = "{0}/cache"\n'
 
@@ -214,3 +216,27 @@ def test_completion(shell: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
 
     assert "sparkctl" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
+def test_root_makes_keys_that_the_daemon_can_read() -> None:
+    with short_folder() as folder:
+        folder.chmod(0o755)
+        config = folder / "sparkd.toml"
+        config.write_text(NODE.format(folder))
+        (folder / "state").mkdir(mode=0o700)
+        os.chown(folder / "state", 12345, 12346)
+
+        assert ctl(config, "keys", "new") == 0
+        assert os.geteuid() == 0
+
+        made = [folder / "state" / "keys", *(folder / "state" / "keys").rglob("*")]
+        assert len(made) == 4
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12346)}
+
+
+def test_every_problem_is_an_item_for_scripts(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    extend(config, "[rpc]\na = 1\nb = 2\n")
+
+    assert ctl(config, "keys", "show", "--json") == BAD_CONFIG
+    assert len(json.loads(capfd.readouterr().err)["problems"]) == 2
