@@ -13,12 +13,12 @@ $(VENV)/.run: pyproject.toml
 	@echo "== setting up $(VENV) (packages to run: once, about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --upgrade pip
-	@$(BIN)/python -m pip -q install --disable-pip-version-check -e '.[all]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip -q install --disable-pip-version-check -e '.[all]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "== adding what tests need to $(VENV)"
-	@$(BIN)/python -m pip -q install --disable-pip-version-check -e '.[dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip -q install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.run ## Run an edge and a cloud node on this machine on real photographs. ONCE=1 ends by itself.
