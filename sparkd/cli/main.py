@@ -53,7 +53,8 @@ def _failed(options: argparse.Namespace, error: Exception) -> int:
     if isinstance(error, TimeoutError):
         return _complain(options, f"no answer within {options.timeout:g} s; --timeout waits longer", FAILED)
     code = {NoDaemonError: NO_DAEMON, ConfigError: BAD_CONFIG}.get(type(error), FAILED)
-    return _complain(options, str(error), code, error)
+    rule = error.data.get("rule") if isinstance(error, CallError) else None
+    return _complain(options, f"{error} (rule: {rule})" if rule else str(error), code, error)
 
 
 def _complain(options: argparse.Namespace, message: str, code: int, error: BaseException | None = None) -> int:

@@ -167,7 +167,13 @@ def test_an_error_of_the_daemon_goes_to_stderr(tmp_path: Path, capfd: pytest.Cap
 def test_an_error_is_json_for_scripts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert ctl(tmp_path, lambda r: [error(r, "no", kind="denied", rule="x")], "bus", "--json")[0] == FAILED
 
-    assert json.loads(capfd.readouterr().err) == {"error": "denied: no", "kind": "denied", "rule": "x"}
+    assert json.loads(capfd.readouterr().err) == {"error": "denied: no (rule: x)", "kind": "denied", "rule": "x"}
+
+
+def test_who_is_denied_learns_the_rule(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ctl(tmp_path, lambda r: [error(r, "no", kind="denied", rule="admins only")], "bus")
+
+    assert capfd.readouterr().err == "sparkctl: denied: no (rule: admins only)\n"
 
 
 def test_a_daemon_that_does_not_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
