@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparkd.testing import kills
+from sparkd.testing import backlog, kills
 from sparkd.testing.node import Node, descendants, free_port, pss_bytes, short_folder
 from sparkd.testing.pair import Pair, arrivals, drop, pictures, prepare, running
 
@@ -10,6 +10,7 @@ __all__ = [
     "Node",
     "Pair",
     "arrivals",
+    "backlog",
     "descendants",
     "drop",
     "free_port",

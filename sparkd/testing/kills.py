@@ -13,10 +13,11 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sparkd.errors import CallError
 from sparkd.testing.node import Node
-from sparkd.testing.pair import Pair, arrivals, drop, pictures
+from sparkd.testing.pair import Pair, arrivals, drop, pictures, prepare, running
 
 ARRIVAL_LIMIT_S = 180.0
 LOOK_INTERVAL_S = 0.2
@@ -29,6 +30,30 @@ VICTIMS = (
     ("primecore", "stream-sink"),
 )
 """Node, and the service to kill there; nothing for the daemon itself."""
+STEPS = {
+    "edge": (
+        "outbox.before-fsync",
+        "outbox.after-fsync",
+        "outbox.before-cursor",
+        "outbox.after-cursor",
+        "uplink.before-send",
+        "uplink.after-receipt",
+        "uplink.before-advance",
+        "inference.after-infer",
+        "inference.after-append",
+    ),
+    "cloud": (
+        "outbox.before-fsync",
+        "outbox.after-fsync",
+        "outbox.before-cursor",
+        "outbox.after-cursor",
+        "ingest.before-append",
+        "ingest.after-append",
+        "sink.before-commit",
+        "sink.after-commit",
+    ),
+}
+"""The steps of `sparkd.steps` that a dozen pictures reach, by the node that is killed there."""
 
 
 @dataclass
@@ -64,6 +89,36 @@ def run(pair: Pair, *, kills: int, count: int, seed: int, pause_s: tuple[float, 
     outcome.doubled = len(rows) - len(set(rows))
     outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+def at_step(root: Path, side: str, step: str, *, count: int = 12, seed: int = 7) -> Outcome:
+    """Run a pair of nodes beneath *root* of which one, *side*, dies when it reaches *step*; feed pictures and count.
+
+    Raises RuntimeError if the step was never reached.
+    """
+    pair, flag, outcome = prepare(root), root / "crashed", Outcome(count)
+    node = pair.edge if side == "edge" else pair.cloud
+    node.environment = {"SPARKD_CRASH_AT": f"{step}:3:{flag}"}
+    begun = time.monotonic()
+    with running(pair):
+        names = feed(pair, count=count, seed=seed)
+        rows = wait_until_stored(pair, names)
+    if not flag.exists():
+        raise RuntimeError(f"{step} was never reached")
+    outcome.kills[f"{side} {step}"] += 1
+    outcome.missing = names - set(rows)
+    outcome.doubled = len(rows) - len(set(rows))
+    outcome.seconds = time.monotonic() - begun
+    return outcome
+
+
+def feed(pair: Pair, *, count: int, seed: int) -> set[str]:
+    """Give *count* pictures to the edge node; return their names."""
+    names = set()
+    for name, picture in pictures(count, seed):
+        drop(pair.watch, name, picture)
+        names.add(name)
+    return names
 
 
 def kill_one(pair: Pair, chance: random.Random) -> str:

@@ -6,45 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.testing import Pair, drop, kills, pictures, prepare, running
+from sparkd.testing import Pair, kills, prepare
 
 KILLS = 50
-STEPS = {
-    "edge": (
-        "outbox.before-fsync",
-        "outbox.after-fsync",
-        "outbox.before-cursor",
-        "outbox.after-cursor",
-        "uplink.before-send",
-        "uplink.after-receipt",
-        "uplink.before-advance",
-        "inference.after-infer",
-        "inference.after-append",
-    ),
-    "cloud": (
-        "outbox.before-fsync",
-        "outbox.after-fsync",
-        "outbox.before-cursor",
-        "outbox.after-cursor",
-        "ingest.before-append",
-        "ingest.after-append",
-        "sink.before-commit",
-        "sink.after-commit",
-    ),
-}
-
-
-def feed(pair: Pair, count: int, seed: int) -> set[str]:
-    names = set()
-    for name, picture in pictures(count, seed):
-        drop(pair.watch, name, picture)
-        names.add(name)
-    return names
 
 
 @pytest.mark.timeout(120)
 def test_each_result_arrives_once(pair: Pair) -> None:
-    names = feed(pair, 20, seed=1)
+    names = kills.feed(pair, count=20, seed=1)
 
     stored = kills.wait_until_stored(pair, names)
 
@@ -62,19 +31,9 @@ def test_random_kills_lose_and_double_nothing(pair: Pair) -> None:
 
 @pytest.mark.kills
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("side", "step"), [(side, step) for side, steps in STEPS.items() for step in steps])
+@pytest.mark.parametrize(("side", "step"), [(side, step) for side, steps in kills.STEPS.items() for step in steps])
 def test_a_kill_at_a_named_step_loses_and_doubles_nothing(folder: Path, side: str, step: str) -> None:
-    nodes = prepare(folder)
-    flag = folder / "crashed"
-    node = nodes.edge if side == "edge" else nodes.cloud
-    node.environment = {"SPARKD_CRASH_AT": f"{step}:3:{flag}"}
-    with running(nodes):
-        names = feed(nodes, 12, seed=7)
-
-        stored = kills.wait_until_stored(nodes, names)
-
-        assert flag.exists(), f"{step} was never reached"
-        assert sorted(stored) == sorted(names)
+    assert kills.at_step(folder, side, step).exact
 
 
 @pytest.mark.timeout(180)
@@ -82,7 +41,7 @@ def test_a_cloud_that_comes_late_gets_everything(folder: Path) -> None:
     nodes = prepare(folder)
     try:
         nodes.edge.start()
-        names = feed(nodes, 20, seed=3)
+        names = kills.feed(nodes, count=20, seed=3)
         nodes.cloud.start()
 
         stored = kills.wait_until_stored(nodes, names)
