@@ -75,8 +75,7 @@ def run_backlog(options: argparse.Namespace) -> Result:
         backlog.room(pair, size)
         written = backlog.write(pair.edge, size)
         print(f"written: {written}", file=sys.stderr)
-        with running(pair):
-            outcome = backlog.drain(pair, written, limit_s=120 + size / SLOWEST_DRAIN_BYTES_PER_S)
+        outcome = backlog.drain(pair, written, limit_s=120 + size / SLOWEST_DRAIN_BYTES_PER_S)
     at_the_edge = [outcome.memory[name].peak_pss for name in ("edge", "edge cloud-uplink")]
     return {
         "met": outcome.exact and max(at_the_edge) <= MEMORY_TARGET_BYTES,

@@ -26,7 +26,7 @@ from sparkd.outbox import Limits, open_outbox
 from sparkd.service import Record
 from sparkd.testing.kills import revive
 from sparkd.testing.node import Node
-from sparkd.testing.pair import Pair, prepare, running
+from sparkd.testing.pair import Pair, prepare
 
 SERVICE, STREAM, TABLE = "node-telemetry", "events", "device_metrics"
 MARK = -1.0
@@ -144,27 +144,34 @@ def sample(number: int) -> Telemetry:
 
 
 def drain(pair: Pair, backlog: Backlog, *, limit_s: float) -> Drain:
-    """Wait until the running *pair* has stored *backlog*, for *limit_s* at the most; return how it went."""
-    memory = {f"{node} {service}".strip(): Memory() for node, service in WATCHED}
-    begun = time.monotonic()
-    while time.monotonic() < begun + limit_s:
-        for node in (pair.edge, pair.cloud):
-            revive(node)
-        _look(pair, memory)
-        if _rows(pair.database) >= backlog.records and _count(pair.database)[0] >= backlog.records:
-            break
-        time.sleep(LOOK_INTERVAL_S)  # noqa: TID251 - watches other processes' work from outside
-    outcome = Drain(seconds=time.monotonic() - begun, memory=memory)
-    outcome.stored, distinct = _count(pair.database)
-    outcome.missing, outcome.doubled = backlog.records - distinct, outcome.stored - distinct
-    delays = _fresh_delays_s(pair.database)
-    if delays:
-        outcome.fresh, outcome.fresh_median_s, outcome.fresh_longest_s = (
-            len(delays),
-            statistics.median(delays),
-            max(delays),
-        )
+    """Start *pair*, wait until it has stored *backlog*, for *limit_s* at the most, and stop it; return how it went."""
+    outcome = Drain(memory={f"{node} {service}".strip(): Memory() for node, service in WATCHED})
+    try:
+        pair.cloud.start()
+        begun = time.monotonic()
+        pair.edge.start(ready=False)
+        while time.monotonic() < begun + limit_s:
+            _look(pair, outcome.memory)
+            if _rows(pair.database) >= backlog.records and _count(pair.database)[0] >= backlog.records:
+                break
+            time.sleep(LOOK_INTERVAL_S)  # noqa: TID251 - watches other processes' work from outside
+            revive(pair.edge)
+            revive(pair.cloud)
+        outcome.seconds = time.monotonic() - begun
+    finally:
+        pair.edge.stop()
+        pair.cloud.stop()
+    _tally(outcome, pair.database, backlog)
     return outcome
+
+
+def _tally(outcome: Drain, database: Path, backlog: Backlog) -> None:
+    outcome.stored, distinct = _count(database)
+    outcome.missing, outcome.doubled = backlog.records - distinct, outcome.stored - distinct
+    delays = _fresh_delays_s(database)
+    if delays:
+        outcome.fresh = len(delays)
+        outcome.fresh_median_s, outcome.fresh_longest_s = statistics.median(delays), max(delays)
 
 
 def at_step(root: Path, side: str, step: str, *, body_bytes: int = 3_000_000) -> Drain:
@@ -177,8 +184,7 @@ def at_step(root: Path, side: str, step: str, *, body_bytes: int = 3_000_000) ->
     node.environment = {"SPARKD_CRASH_AT": f"{step}:1:{flag}"}
     room(pair, body_bytes, segment_bytes=segment_bytes)
     written = write(pair.edge, body_bytes, segment_bytes=segment_bytes)
-    with running(pair):
-        outcome = drain(pair, written, limit_s=90)
+    outcome = drain(pair, written, limit_s=90)
     if not flag.exists():
         raise RuntimeError(f"{step} was never reached")
     return outcome

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.testing import backlog, prepare, running
+from sparkd.testing import backlog, prepare
 
 BACKLOG_BYTES = 100_000_000
 MEMORY_LIMIT_BYTES = 60_000_000
@@ -18,8 +18,8 @@ def test_a_backlog_drains_once_and_in_little_memory(folder: Path) -> None:
     nodes = prepare(folder)
     backlog.room(nodes, BACKLOG_BYTES)
     written = backlog.write(nodes.edge, BACKLOG_BYTES)
-    with running(nodes):
-        outcome = backlog.drain(nodes, written, limit_s=240)
+
+    outcome = backlog.drain(nodes, written, limit_s=240)
 
     assert outcome.exact, outcome
     assert outcome.memory["edge"].peak_pss <= MEMORY_LIMIT_BYTES
