@@ -24,7 +24,7 @@ PLUGIN_SAMPLES = sorted((ETC / "sparkd.d").glob("*.toml"))
 PROFILES = sorted((ETC / "profiles").glob("*/sparkd.toml"))
 OF_THE_MACHINE = {"node.name"}
 """Keys whose default differs from machine to machine: a sample can only give an example."""
-THE_PLUGINS_OWN = {field.name for field in dataclasses.fields(PluginTable)} - {"table", "origin"}
+THE_PLUGINS_OWN = {field.name for field in dataclasses.fields(PluginTable)} - {"table", "origin", "origins"}
 
 
 def uncommented(sample: Path) -> str:
@@ -83,7 +83,7 @@ def test_every_default_in_the_sample_is_the_default(tmp_path: Path) -> None:
     for name in ("node", "bus", "rpc", "outbox"):
         assert not differing(getattr(config, name), type(getattr(Config(), name)))
     assert config.link == dataclasses.replace(Config().link, peers={"primecore": PeerConfig()})
-    assert not differing(dataclasses.replace(config.plugins["example"], origin=""), PluginTable)
+    assert not differing(dataclasses.replace(config.plugins["example"], origin="", origins={}), PluginTable)
 
 
 @pytest.mark.parametrize("name", ["node", "bus", "rpc", "outbox", "link", "link.peers.primecore", "plugins.example"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sparkd.config.decode import config_schema, decode_table, nearest
+from sparkd.config.decode import decode_table, nearest
 from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart
 from sparkd.config.places import Places, load_places, make, node_id, places
+from sparkd.config.schema import config_schema
 from sparkd.config.secret import Secret
 from sparkd.config.show import show
 from sparkd.config.tables import (

@@ -6,22 +6,23 @@ keys of dataclasses, does not list the choices, and lets `inf` through a limit (
 
 from __future__ import annotations
 
-import dataclasses
+import datetime as dt
 import difflib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import inspect as kinds
 
-from sparkd.config.secret import Secret, resolve
+from sparkd.config.secret import Secret, looks_secret, resolve
+from sparkd.config.tables import PLUGIN_KEYS
 from sparkd.errors import ConfigError
 
 C = TypeVar("C")
 Origins = Mapping[str, str]
-"""The file that each top-level key of a table came from."""
+"""The file that each key of a table came from; a key of a table within has a dotted name."""
 
 _WRONG = object()
 _NAMES = {
@@ -30,6 +31,12 @@ _NAMES = {
     kinds.FloatType: "a number",
     kinds.BoolType: "true or false",
     kinds.ListType: "a list",
+    kinds.VarTupleType: "a list",
+    kinds.SetType: "a list",
+    kinds.FrozenSetType: "a list",
+    kinds.DateTimeType: "a date and time",
+    kinds.DateType: "a date",
+    kinds.TimeType: "a time of day",
     kinds.DictType: "a table",
     kinds.DataclassType: "a table",
 }
@@ -68,11 +75,18 @@ class _Decoder:
         self._where, self._origins, self._file = where, origins, file
 
     def wrong(self, path: tuple[str, ...], sentence: str) -> Any:
-        file = self._origins.get(path[0], self._file) if path else self._file
+        file = self._file_of(path)
         key = "".join(part if part.startswith("[") else f".{part}" for part in path).removeprefix(".")
         place = f"{file}: " if file else ""
         self.problems.append(f"{place}[{self._where}]{' ' + key if key else ''}: {sentence}")
         return _WRONG
+
+    def _file_of(self, path: tuple[str, ...]) -> str:
+        for end in range(len(path), 0, -1):
+            file = self._origins.get(".".join(path[:end]))
+            if file is not None:
+                return file
+        return self._file
 
     def dataclass(self, cls: type[Any], value: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(value, Mapping):
@@ -82,7 +96,8 @@ class _Decoder:
         known = {field.name: field for field in info.fields}
         for key in value:
             if key not in known:
-                self.wrong((*path, key), f"unknown key; {nearest(key, known)}")
+                choices = {*known, *PLUGIN_KEYS} if self._where.startswith("plugins.") and not path else known
+                self.wrong((*path, key), f"unknown key; {nearest(key, choices)}")
         made, before = {}, len(self.problems)
         for name, field in known.items():
             if name in value:
@@ -95,15 +110,19 @@ class _Decoder:
             return cls(**made)
         except ValueError as error:
             key, colon, rest = str(error).partition(": ")
-            return self.wrong((*path, key), rest) if colon and key in known else self.wrong(path, str(error))
+            if colon and key.partition(".")[0] in known:
+                return self.wrong((*path, *key.split(".")), rest)
+            return self.wrong(path, str(error))
 
     def any(self, kind: kinds.Type, value: Any, path: tuple[str, ...]) -> Any:  # noqa: PLR0911 - a dispatch table
         match kind:
+            case kinds.Metadata(type=inner):
+                return self.any(inner, value, path)
             case kinds.DataclassType(cls=cls):
                 return self.dataclass(cls, value, path)
             case kinds.DictType():
                 return self._dict(kind, value, path)
-            case kinds.ListType() | kinds.VarTupleType():
+            case kinds.CollectionType() | kinds.TupleType():
                 return self._list(kind, value, path)
             case kinds.EnumType() | kinds.LiteralType():
                 return self._choice(kind, value, path)
@@ -116,19 +135,32 @@ class _Decoder:
     def _dict(self, kind: kinds.DictType, value: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(value, Mapping):
             return self._mismatch("a table", value, path)
-        return {key: self.any(kind.value_type, item, (*path, key)) for key, item in value.items()}
+        found = {}
+        for key, item in value.items():
+            name = self.any(kind.key_type, key, (*path, key))
+            made = self.any(kind.value_type, item, (*path, key))
+            if name is not _WRONG:
+                found[name] = made
+        return found
 
     def _list(self, kind: Any, value: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(value, list):
             return self._mismatch("a list", value, path)
-        items = [self.any(kind.item_type, item, (*path, f"[{n}]")) for n, item in enumerate(value)]
-        return items if isinstance(kind, kinds.ListType) else tuple(items)
+        if isinstance(kind, kinds.TupleType):
+            of, least, most = kind.item_types, len(kind.item_types), len(kind.item_types)
+        else:
+            of, least, most = (kind.item_type,) * len(value), kind.min_length, kind.max_length
+        if len(value) < (least or 0) or (most is not None and len(value) > most):
+            return self.wrong(path, f"got {len(value)} entries; {_count(least, most)} expected")
+        before = len(self.problems)
+        items = [self.any(of[n], item, (*path, f"[{n}]")) for n, item in enumerate(value)]
+        return _COLLECTIONS.get(type(kind), list)(items) if len(self.problems) == before else _WRONG
 
     def _choice(self, kind: Any, value: Any, path: tuple[str, ...]) -> Any:
         choices = [member.value for member in kind.cls] if isinstance(kind, kinds.EnumType) else list(kind.values)
         if value not in choices or isinstance(value, bool) is not isinstance(choices[0], bool):
             listed = ", ".join(sorted(repr(choice) for choice in choices))
-            return self.wrong(path, f"got {_shown(value)}; one of {listed} expected")
+            return self._mismatch(f"one of {listed}", value, path)
         return kind.cls(value) if isinstance(kind, kinds.EnumType) else value
 
     def _custom(self, cls: type[Any], value: Any, path: tuple[str, ...]) -> Any:
@@ -156,6 +188,9 @@ class _Decoder:
             return self.wrong(path, f"got {value}; a finite number expected")
         if isinstance(kind, kinds.AnyType | kinds.RawType):
             return value
+        native = _NATIVE.get(type(kind))
+        if native is not None:
+            return value if type(value) is native else self._mismatch(_expected(kind), value, path)
         plain = _PLAIN.get(type(kind))
         try:
             return msgspec.convert(value, plain) if plain and not _limited(kind) else _convert(value, kind)
@@ -164,9 +199,22 @@ class _Decoder:
             return self._mismatch(_expected(kind), value, path, limit)
 
     def _mismatch(self, expected: str, value: Any, path: tuple[str, ...], more: str = "") -> Any:
+        if any(looks_secret(part) for part in path):
+            return self.wrong(path, f"got something else; {expected} expected")
         return self.wrong(path, f"got {_shown(value)}; {expected} expected{more}")
 
 
+_COLLECTIONS: dict[type[kinds.Type], type[Any]] = {
+    kinds.VarTupleType: tuple,
+    kinds.TupleType: tuple,
+    kinds.SetType: set,
+    kinds.FrozenSetType: frozenset,
+}
+_NATIVE: dict[type[kinds.Type], type[Any]] = {
+    kinds.DateTimeType: dt.datetime,
+    kinds.DateType: dt.date,
+    kinds.TimeType: dt.time,
+}
 _PLAIN: dict[type[kinds.Type], Any] = {
     kinds.StrType: str,
     kinds.IntType: int,
@@ -176,16 +224,26 @@ _PLAIN: dict[type[kinds.Type], Any] = {
 }
 
 
+_LIMITS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
+
+
 def _limited(kind: kinds.Type) -> bool:
-    return any(getattr(kind, name, None) is not None for name in ("gt", "ge", "lt", "le", "pattern", "min_length"))
+    return any(getattr(kind, name, None) is not None for name in _LIMITS)
+
+
+def _count(least: int | None, most: int | None) -> str:
+    if least == most:
+        return f"exactly {least}"
+    if most is None:
+        return f"{least} or more"
+    return f"{least or 0} to {most}"
 
 
 def _convert(value: Any, kind: kinds.Type) -> Any:
     plain = _PLAIN.get(type(kind))
     if plain is None:
         raise TypeError(f"a config field cannot be of the kind {type(kind).__name__}")
-    names = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
-    limits = {name: getattr(kind, name) for name in names if getattr(kind, name, None) is not None}
+    limits = {name: getattr(kind, name) for name in _LIMITS if getattr(kind, name, None) is not None}
     return msgspec.convert(value, _annotated(plain, limits))
 
 
@@ -196,6 +254,8 @@ def _annotated(plain: Any, limits: dict[str, Any]) -> Any:
 def _expected(kind: kinds.Type) -> str:
     if isinstance(kind, kinds.CustomType):
         return "a secret's name" if kind.cls is Secret else "a path" if kind.cls is Path else "text"
+    if isinstance(kind, kinds.Metadata):
+        return (kind.extra_json_schema or {}).get("description") or _expected(kind.type)
     if isinstance(kind, kinds.UnionType):
         return " or ".join(_expected(t) for t in kind.types if not isinstance(t, kinds.NoneType))
     return _NAMES.get(type(kind), type(kind).__name__)
@@ -208,39 +268,3 @@ def _shown(value: Any) -> str:
     text = repr(value)
     kind = _TOML.get(type(value), type(value).__name__)
     return f"{text[:60]} ({kind})"
-
-
-def config_schema(cls: type[Any]) -> dict[str, Any]:
-    """Return the JSON Schema of a config dataclass, defaults included."""
-    schema = msgspec.json.schema(_sayable(cls), schema_hook=_hook)
-    properties = schema.get("$defs", {}).get(cls.__name__, {}).get("properties", {})
-    for field in dataclasses.fields(cls):
-        if field.name in properties and field.default is not dataclasses.MISSING:
-            properties[field.name]["default"] = _json(field.default)
-    return schema
-
-
-def _sayable(cls: type[Any]) -> type[Any]:
-    """Return a struct of the same fields: msgspec fails on a default, such as a Path, that has no JSON form."""
-    types = get_type_hints(cls, include_extras=True)
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
-    for field in dataclasses.fields(cls):
-        kind = types[field.name]
-        if isinstance(field.default, str | int | float | None):
-            fields.append((field.name, kind, field.default))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            fields.append((field.name, kind))
-        else:
-            fields.append((field.name, kind | None, None))
-    return msgspec.defstruct(cls.__name__, fields, kw_only=True, namespace={"__doc__": cls.__doc__})
-
-
-def _hook(kind: type[Any]) -> dict[str, Any]:
-    if kind is Secret:
-        ways = {"credential": {"type": "string"}, "file": {"type": "string"}, "env": {"type": "string"}}
-        return {"type": "object", "properties": ways, "maxProperties": 1, "minProperties": 1}
-    return {"type": "string"}
-
-
-def _json(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sparkd.config.decode import decode_table, nearest
 from sparkd.config.tables import (
+    PLUGIN_KEYS,
     BusConfig,
     Config,
     LinkConfig,
@@ -24,8 +25,7 @@ from sparkd.service import NAME
 
 FILE_NAME = "sparkd.toml"
 _CORE = {"node": NodeConfig, "bus": BusConfig, "rpc": RpcConfig, "link": LinkConfig, "outbox": OutboxConfig}
-_CORE_KEYS = {field.name for field in fields(PluginTable)} - {"table", "origin"}
-Origin = dict[str, str]
+Origins = dict[str, str]
 
 
 def find_config(given: Path | None = None) -> Path | None:
@@ -44,29 +44,50 @@ def load_config(path: Path | None) -> Config:
     """Return the config in *path* and in `sparkd.d/*.toml` beside it. Raises ConfigError with every problem."""
     problems: list[str] = []
     tables: dict[str, Any] = {}
-    origins: dict[str, Origin] = {}
-    files = [] if path is None else [path, *sorted((path.parent / "sparkd.d").glob("*.toml"))]
+    origins: Origins = {}
+    files = [] if path is None else [path, *_drop_ins(path.parent / "sparkd.d")]
     for file in files:
         try:
-            _merge(tables, origins, _parse(file), str(file))
+            found = _parse(file)
         except ConfigError as error:
             problems += error.problems
+        else:
+            problems += _strays(found, str(file))
+            _overlay(tables, found, origins, str(file), "")
+    main = str(path or "")
     made: dict[str, Any] = {}
-    for name in tables:
-        if name not in _CORE and name != "plugins":
-            origin = next(iter(origins[name].values()), str(path))
-            problems.append(f"{origin}: [{name}]: unknown table; {nearest(name, [*_CORE, 'plugins'])}")
     for name, cls in _CORE.items():
         try:
             made[name] = decode_table(
-                cls, tables.get(name, {}), where=name, origins=origins.get(name), file=str(path or "")
+                cls, tables.get(name, {}), where=name, origins=_beneath(origins, name), file=origins.get(name, main)
             )
         except ConfigError as error:
             problems += error.problems
-    made["plugins"] = _plugins(tables.get("plugins", {}), origins, problems, str(path or ""))
+    made["plugins"] = _plugins(tables.get("plugins", {}), origins, problems, main)
     if problems:
         raise ConfigError(*problems)
-    return Config(**made, files=tuple(files))
+    return Config(**made, files=tuple(files), origins=origins)
+
+
+def _drop_ins(folder: Path) -> list[Path]:
+    """Return the drop-ins of *folder* in order; an editor's hidden files are none."""
+    return sorted(file for file in folder.glob("*.toml") if not file.name.startswith("."))
+
+
+def _strays(found: dict[str, Any], file: str) -> list[str]:
+    """Take out of *found* what has no place at the top of a config, and return a sentence for each."""
+    problems = []
+    known = [*_CORE, "plugins"]
+    for name in list(found):
+        if not isinstance(found[name], dict):
+            what = f"[{name}]: a table expected" if name in known else f"{name}: a key outside of a table"
+            problems.append(f"{file}: {what}; {nearest(name, known)}")
+        elif name not in known:
+            problems.append(f"{file}: [{name}]: unknown table; {nearest(name, known)}")
+        else:
+            continue
+        del found[name]
+    return problems
 
 
 def _parse(file: Path) -> dict[str, Any]:
@@ -82,57 +103,50 @@ def _parse(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: nested too deeply") from None
 
 
-def _merge(tables: dict[str, Any], origins: dict[str, Origin], found: Mapping[str, Any], file: str) -> None:
-    """Lay *found* over *tables*: tables are merged, everything else is replaced."""
-    for name, table in found.items():
-        if not isinstance(table, Mapping):
-            raise ConfigError(f"{file}: {name}: a key outside of a table; {nearest(name, [*_CORE, 'plugins'])}")
-        origin = origins.setdefault(name, {})
-        for key, value in table.items():
-            origin[key] = file
-            held = tables.setdefault(name, {}).get(key)
-            if isinstance(held, dict) and isinstance(value, dict):
-                if name == "plugins":
-                    inner = origins.setdefault(f"plugins.{key}", {})
-                    inner.update(dict.fromkeys(value, file))
-                _overlay(held, value)
-            else:
-                tables[name][key] = value
-                if name == "plugins" and isinstance(value, dict):
-                    origins[f"plugins.{key}"] = dict.fromkeys(value, file)
-        tables.setdefault(name, {})
+def _overlay(below: dict[str, Any], above: Mapping[str, Any], origins: Origins, file: str, path: str) -> None:
+    """Lay *above* over *below*: tables are merged, everything else is replaced. *origins* learns the file of each key.
 
-
-def _overlay(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    A table's own origin is the first file that has it.
+    """
     for key, value in above.items():
-        held = below.get(key)
-        if isinstance(held, dict) and isinstance(value, dict):
-            _overlay(held, value)
+        name = f"{path}.{key}" if path else key
+        if isinstance(value, dict):
+            held = below.get(key)
+            if not isinstance(held, dict):
+                held = below[key] = {}
+                origins[name] = file
+            _overlay(held, value, origins, file, name)
         else:
             below[key] = value
+            origins[name] = file
 
 
-def _plugins(
-    tables: Mapping[str, Any], origins: Mapping[str, Origin], problems: list[str], file: str
-) -> dict[str, PluginTable]:
+def _beneath(origins: Origins, table: str) -> Origins:
+    """Return the origins of the keys of *table*, by their names within it."""
+    return {name.removeprefix(f"{table}."): file for name, file in origins.items() if name.startswith(f"{table}.")}
+
+
+def _plugins(tables: Mapping[str, Any], origins: Origins, problems: list[str], main: str) -> dict[str, PluginTable]:
     made = {}
     for name, table in tables.items():
-        origin = origins.get("plugins", {}).get(name, file)
-        if not NAME.fullmatch(name) or not isinstance(table, Mapping):
-            what = (
-                "a table expected" if NAME.fullmatch(name) else "a plugin's name is lower-case words joined by hyphens"
-            )
-            problems.append(f"{origin}: [plugins.{name}]: {what}")
+        where = f"plugins.{name}"
+        first = origins.get(where, main)
+        if not NAME.fullmatch(name):
+            problems.append(f"{first}: [{where}]: a plugin's name is lower-case words joined by hyphens")
             continue
-        core = {key: value for key, value in table.items() if key in _CORE_KEYS}
-        own = {key: value for key, value in table.items() if key not in _CORE_KEYS}
-        inner = origins.get(f"plugins.{name}", {})
+        if not isinstance(table, Mapping):
+            problems.append(f"{first}: [{where}]: a table expected")
+            continue
+        core = {key: value for key, value in table.items() if key in PLUGIN_KEYS}
+        own = {key: value for key, value in table.items() if key not in PLUGIN_KEYS}
+        inner = _beneath(origins, where)
         try:
-            head = decode_table(PluginTable, core, where=f"plugins.{name}", origins=inner, file=origin)
+            head = decode_table(PluginTable, core, where=where, origins=inner, file=first)
         except ConfigError as error:
             problems += error.problems
         else:
-            made[name] = replace(head, table=own, origin=origin)
+            files = ", ".join(dict.fromkeys([first, *inner.values()]))
+            made[name] = replace(head, table=own, origin=files, origins=inner)
     return made
 
 

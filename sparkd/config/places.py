@@ -89,12 +89,14 @@ def node_id(state: Path) -> str:
 
 
 def _new_node_id(file: Path) -> str:
-    fresh = os.urandom(16).hex()
     part = file.with_suffix(".part")
-    with part.open("w", encoding="ascii") as out:
-        out.write(fresh + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        fresh = os.urandom(16).hex()
+        os.write(descriptor, f"{fresh}\n".encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     part.rename(file)
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,12 @@ from typing import Any
 _WAYS = '{ credential = "name" }, { file = "/path" } or { env = "NAME" }'
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 MAX_SECRET_BYTES = 64 << 10
+_TELLING = re.compile(r"passw|passphrase|secret|token(?!s)|credential|(api|private|access)[_-]?key", re.IGNORECASE)
+
+
+def looks_secret(key: str) -> bool:
+    """Whether a key's name says that its value must not be shown, whatever its type is."""
+    return _TELLING.search(key) is not None
 
 
 class Secret:
@@ -51,8 +58,8 @@ def resolve(written: Any) -> Secret:
     if way == "file":
         return Secret(_read(Path(name)), f"file {name}")
     if way == "env":
-        if name not in os.environ:
-            raise ValueError(f"environment variable {name} is not set")
+        if not os.environ.get(name):
+            raise ValueError(f"environment variable {name} is not set, or empty")
         return Secret(os.environ[name], f"environment variable {name}")
     raise ValueError(f"unknown way {way!r} to name a secret: use {_WAYS}")
 
@@ -65,32 +72,39 @@ def _from_credential(name: str) -> Secret:
         )
     if "/" in name or name.startswith("."):
         raise ValueError(f"credential {name!r}: a plain name expected")
-    return Secret(_text(Path(folder) / name), f"credential {name}")
+    return Secret(_text(Path(folder) / name, closed=False), f"credential {name}")  # systemd has closed the folder
 
 
 def _read(path: Path) -> str:
     if not path.is_absolute():
         raise ValueError(f"{path}: an absolute path expected")
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    if found.st_mode & _OTHERS:
-        raise ValueError(f"{path}: mode {stat.S_IMODE(found.st_mode):04o} lets others at it; try: chmod 600 {path}")
-    if found.st_uid not in (0, os.getuid()):
-        raise ValueError(f"{path}: belongs to user {found.st_uid}; root or the daemon's user expected")
-    return _text(path)
+    return _text(path, closed=True)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, *, closed: bool) -> str:
+    """Return what the file holds, without the last line's end. What is checked is the file that is read."""
     try:
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+            _check(path, os.fstat(descriptor), closed=closed)
             text = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     if len(text) > MAX_SECRET_BYTES:
         raise ValueError(f"{path}: larger than {MAX_SECRET_BYTES} bytes")
     try:
-        return text.decode().strip()
+        secret = text.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not text") from None
+    if not secret:
+        raise ValueError(f"{path}: empty")
+    return secret
+
+
+def _check(path: Path, found: os.stat_result, *, closed: bool) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path}: not a file")
+    if closed and found.st_mode & _OTHERS:
+        raise ValueError(f"{path}: mode {stat.S_IMODE(found.st_mode):04o} lets others at it; try: chmod 600 {path}")
+    if closed and found.st_uid not in (0, os.getuid()):
+        raise ValueError(f"{path}: belongs to user {found.st_uid}; root or the daemon's user expected")

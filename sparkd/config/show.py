@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sparkd.config.secret import Secret
+from sparkd.config.secret import Secret, looks_secret
 from sparkd.config.tables import Config
+
+_PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s]+@")
+HIDDEN = "(hidden)"
 
 
 def show(config: Config) -> dict[str, Any]:
-    """Return *config* as dicts, lists and scalars."""
+    """Return *config* as dicts, lists and scalars.
+
+    A plugin's table is shown as it was written, and its types are known to the plugin only: so what stands under a
+    key that sounds like a secret is hidden, unless it is a table that only names one, and so is a password in a URL.
+    """
     shown = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     shown["plugins"] = {name: _flat(table) for name, table in shown["plugins"].items()}
     return shown
@@ -21,14 +29,27 @@ def show(config: Config) -> dict[str, Any]:
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
     own = table.pop("table")
-    return {**{key: value for key, value in table.items() if value is not None}, **own}
+    table.pop("origins")
+    return {**{key: value for key, value in table.items() if value is not None}, **_veiled(own)}
+
+
+def _veiled(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        if looks_secret(key) and value.keys() <= {"credential", "file", "env"}:
+            return value
+        return {name: _veiled(item, key if looks_secret(key) else name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_veiled(item, key) for item in value]
+    if looks_secret(key):
+        return HIDDEN
+    return _PASSWORD_IN_URL.sub(rf"\1{HIDDEN}@", value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ _METHODS = re.compile(r"[a-z0-9-]+\.([a-z0-9_]+|\*)")
 
 def host_name() -> str:
     """Return this machine's name as a node name: lower-case words joined by hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower()).strip("-") or "node"
+    name = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower()).strip("-")
+    return name if NAME.fullmatch(name) else f"node-{name}".rstrip("-")
 
 
 def check_address(key: str, address: str) -> None:
@@ -162,7 +163,7 @@ class LinkConfig:
         check_range("max_message_bytes", self.max_message_bytes, 1 << 16, 64 << 20)
         check_range("heartbeat_s", self.heartbeat_s, 0.1, 600)
         for name in self.peers:
-            check_name("peers", name)
+            check_name(f"peers.{name}", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,14 +183,20 @@ class PluginTable:
     memory_max_bytes: int = 0
     """Limit of its address space; 0 for none."""
     table: dict[str, Any] = field(default_factory=dict)
-    origin: str = ""
+    origin: str = field(default="", compare=False)
     """The files the table comes from, for messages."""
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """The file of each key, for messages; a key of a table within has a dotted name."""
 
     def __post_init__(self) -> None:
         if self.start_limit_s is not None:
             check_range("start_limit_s", self.start_limit_s, 0.1, 3600)
         check_range("watchdog_s", self.watchdog_s, 0, 3600)
         check_range("memory_max_bytes", self.memory_max_bytes, 0, 1 << 50)
+
+
+PLUGIN_KEYS = frozenset(f.name for f in fields(PluginTable)) - {"table", "origin", "origins"}
+"""What every plugin's table may hold besides the plugin's own keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,3 +211,5 @@ class Config:
     plugins: dict[str, PluginTable] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     """The files it was read from."""
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """The file that each key was last set in, such as `node.name`; a key that is not here has its default."""

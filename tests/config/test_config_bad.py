@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,9 +44,10 @@ CASES = [
     ("link.peers.a", 'adress = "x:1"', ["[link] peers.a.adress: unknown key; did you mean 'address'?"]),
     ("link.peers.a", 'send = ["Edge"]', ["[link] peers.a.send: topics such as 'edge.telemetry' expected, got 'Edge'"]),
     ("link.peers.a", 'calls = ["ingest"]', ["[link] peers.a.calls: 'interface.method'"]),
-    ("link.peers.A", "", ["[link] peers: lower-case words joined by hyphens expected, got 'A'"]),
+    ("link.peers.A", "", ["[link] peers.A: lower-case words joined by hyphens expected, got 'A'"]),
     ("outbox", "segment_bytes = 17000000", ["[outbox] segment_bytes: 262144 to"]),
     ("outbox", "max_age_s = -1", ["[outbox] max_age_s: 0 to"]),
+    ("plugins.x", "enabeld = false\nenabled = 1", ["[plugins.x] enabled: got 1 (a whole number); true or false"]),
     ("plugins", "x = 1", ["[plugins.x]: a table expected"]),
     ("plugins.X", "", ["[plugins.X]: a plugin's name is lower-case words"]),
     ("plugins.x", 'enabled = "yes"', ["[plugins.x] enabled: got 'yes' (text); true or false expected"]),
@@ -107,6 +110,37 @@ def test_all_problems_are_told_at_once_each_with_its_file(tmp_path: Path) -> Non
     assert any("b.toml: not TOML" in p for p in problems)
 
 
+def test_the_file_that_is_named_is_the_one_with_the_mistake(tmp_path: Path) -> None:
+    (tmp_path / "sparkd.toml").write_text('[link.peers.a]\nadress = "x:1"\n[plugins.x]\nenergy = "low"\nbad = 1\n')
+    (tmp_path / "sparkd.d").mkdir()
+    (tmp_path / "sparkd.d" / "a.toml").write_text('[link.peers.b]\naddress = "h"\n[plugins.x]\ncritical = 3\n')
+
+    with pytest.raises(ConfigError) as raised:
+        load_config(tmp_path / "sparkd.toml")
+
+    assert [problem.partition(": got")[0].partition(": host")[0] for problem in raised.value.problems] == [
+        f"{tmp_path}/sparkd.toml: [link] peers.a.adress: unknown key; did you mean 'address'?",
+        f"{tmp_path}/sparkd.d/a.toml: [link] peers.b.address",
+        f"{tmp_path}/sparkd.toml: [plugins.x] energy",
+        f"{tmp_path}/sparkd.d/a.toml: [plugins.x] critical",
+    ]
+
+
+def test_a_plugins_process_names_the_file_too(tmp_path: Path) -> None:
+    (tmp_path / "sparkd.toml").write_text("[plugins.x]\nneeded = 1\nenabeld = false\n")
+    (tmp_path / "sparkd.d").mkdir()
+    (tmp_path / "sparkd.d" / "a.toml").write_text("[plugins.x]\nshare = 7\n")
+    table = load_config(tmp_path / "sparkd.toml").plugins["x"]
+
+    assert table.origin == f"{tmp_path}/sparkd.toml, {tmp_path}/sparkd.d/a.toml"
+    with pytest.raises(ConfigError) as raised:
+        decode_table(Own, table.table, where="plugins.x", origins=table.origins)
+    assert raised.value.problems[0] == (
+        f"{tmp_path}/sparkd.toml: [plugins.x] enabeld: unknown key; did you mean 'enabled'?"
+    )
+    assert raised.value.problems[1].startswith(f"{tmp_path}/sparkd.d/a.toml: [plugins.x] share: got 7")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inner:
     url: str
@@ -123,6 +157,12 @@ class Own:
     many: list[Inner] = field(default_factory=list)
     by_name: dict[str, Inner] = field(default_factory=dict)
     either: int | str = 1
+    pair: tuple[int, str] = (1, "x")
+    several: Annotated[list[int], msgspec.Meta(min_length=1, max_length=2)] = field(default_factory=lambda: [1])
+    unique: frozenset[str] = frozenset()
+    day: date | None = None
+    volume: Annotated[int, msgspec.Meta(ge=0, le=11, description="a volume from 0 to 11")] = 5
+    access_key: int = 0
 
     def __post_init__(self) -> None:
         if self.needed == 13:
@@ -140,6 +180,16 @@ class Own:
         ({"needed": 1, "by_name": {"k": {"url": 1}}}, "by_name.k.url: got 1"),
         ({"needed": 1, "either": []}, "either: got a list"),
         ({"needed": 1, "where": {}}, "where: got a table; a path expected"),
+        ({"needed": 1, "pair": [1]}, "pair: got 1 entries; exactly 2 expected"),
+        ({"needed": 1, "pair": [1, 2]}, "pair[1]: got 2 (a whole number); text expected"),
+        ({"needed": 1, "several": []}, "several: got 0 entries; 1 to 2 expected"),
+        ({"needed": 1, "unique": ["a", 1]}, "unique[1]: got 1 (a whole number); text expected"),
+        ({"needed": 1, "day": "monday"}, "day: got 'monday' (text); a date expected"),
+        (
+            {"needed": 1, "volume": 12},
+            "volume: got 12 (a whole number); a whole number expected (Expected `int`",
+        ),
+        ({"needed": 1, "access_key": "hunter2"}, "access_key: got something else; a whole number expected"),
     ],
 )
 def test_a_plugins_own_table(table: dict[str, object], said: str) -> None:
@@ -147,6 +197,14 @@ def test_a_plugins_own_table(table: dict[str, object], said: str) -> None:
         decode_table(Own, table, where="plugins.own", file="f.toml")
 
     assert f"f.toml: [plugins.own] {said}" in str(raised.value)
+
+
+def test_every_kind_of_field_is_taken() -> None:
+    table = {"needed": 1, "pair": [2, "y"], "several": [1, 2], "unique": ["a"], "day": date(2026, 1, 2)}
+    own = decode_table(Own, table, where="plugins.own")
+
+    assert (own.pair, own.several, own.unique) == ((2, "y"), [1, 2], frozenset("a"))
+    assert own.day == date(2026, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -185,3 +243,24 @@ def test_a_secret_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="chmod 600"):
         decode_table(Own, {"needed": 1, "password": {"file": str(file)}}, where="plugins.own")
+
+
+def test_a_pipe_or_an_empty_file_is_no_secret(tmp_path: Path) -> None:
+    pipe, empty = tmp_path / "pipe", tmp_path / "empty"
+    os.mkfifo(pipe, 0o600)
+    empty.write_text("\n")
+    empty.chmod(0o600)
+
+    for file, said in ((pipe, "not a file"), (empty, "empty"), (tmp_path / "none", "No such file")):
+        with pytest.raises(ConfigError, match=said):
+            decode_table(Own, {"needed": 1, "password": {"file": str(file)}}, where="plugins.own")
+
+
+def test_a_secret_keeps_its_spaces(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(" hunter 2 \n")
+    file.chmod(0o600)
+
+    own = decode_table(Own, {"needed": 1, "password": {"file": str(file)}}, where="plugins.own")
+    assert own.password is not None
+    assert own.password.reveal() == " hunter 2 "
