@@ -1,13 +1,21 @@
 """The log: the event's name first, then fields, one record a line.
 
 To a pipe or the journal each line begins with its level as `<6>` (sd-daemon(3)), so the level survives; to a terminal
-it is coloured instead. A child writes to the pipe its parent reads all the time, so writing does not wait.
+it is coloured instead. What others made up (a peer's name, a line of a plugin) cannot break the line or drive the
+terminal: control characters are written as escapes.
+
+Writing never holds the event loop for long. A descriptor that takes nothing for 20 ms loses records until it takes some
+again, and the loss is said then. O_NONBLOCK would do the same, but it belongs to the open file, not to us: it would be
+set for the operator's shell on the same terminal and for a plugin's own child processes. Asking with poll(2) and then
+writing no more than PIPE_BUF needs no flag, because a pipe that is ready takes that much at once.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import select
 import sys
 import time
 import traceback
@@ -21,8 +29,17 @@ INFO = 6
 MAX_VALUE_CHARS = 500
 MAX_TRACE_LINES = 40
 _COLOURS = {logging.DEBUG: "\x1b[2m", logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m"}
+MAX_LINE_BYTES = 4000
+"""Of one line, level and all: below PIPE_BUF (4096), so lines of several writers never mix."""
+WRITE_WAIT_MS = 20
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _PREFIX = re.compile(r"<([0-7])>")
 _PLAIN = re.compile(r"[^\s\"'=\\]+")
+
+
+def printable(text: str) -> str:
+    """Return *text* with its control characters, but for tab and the end of a line, written as escapes."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class StructuredLog:
@@ -49,7 +66,7 @@ class StructuredLog:
         self._say(logging.ERROR, event, fields)
         if exc_info is not None:
             for line in "".join(traceback.format_exception(exc_info)).splitlines()[-MAX_TRACE_LINES:]:
-                self._logger.log(logging.ERROR, "| %s", line)
+                self._logger.log(logging.ERROR, "| %s", printable(line))
 
     def _say(self, level: int, event: str, fields: dict[str, object]) -> None:
         if self._logger.isEnabledFor(level):
@@ -58,7 +75,10 @@ class StructuredLog:
 
 def render(event: str, fields: dict[str, object]) -> str:
     """Return `event key=value ...`, values quoted where they would be ambiguous, never longer than one line."""
-    words = [event.replace("\n", " "), *(f"{key.rstrip('_')}={_value(value)}" for key, value in fields.items())]
+    words = [
+        printable(event.replace("\n", " ")),
+        *(f"{key.rstrip('_')}={_value(value)}" for key, value in fields.items()),
+    ]
     return " ".join(words)
 
 
@@ -66,35 +86,76 @@ def _value(value: object) -> str:
     text = str(value)
     if len(text) > MAX_VALUE_CHARS:
         text = text[:MAX_VALUE_CHARS] + "…"
-    if _PLAIN.fullmatch(text):
+    if _PLAIN.fullmatch(text) and not _CONTROL.search(text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{escaped}"'
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{printable(escaped)}"'
 
 
 class _Formatter(logging.Formatter):
-    """Lines with a syslog prefix, or with colour on a terminal."""
+    """Lines with a syslog prefix, or with the time, and colour, on a terminal."""
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
         self._terminal = terminal
+        self._coloured = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
         if record.exc_info:
             trace = self.formatException(record.exc_info).splitlines()[-MAX_TRACE_LINES:]
             message = "\n| ".join([message, *trace])
+        message = printable(message)
         if not self._terminal:
             prefix = f"<{SYSLOG.get(record.levelno, INFO)}>"
             return "\n".join(prefix + line for line in message.split("\n"))
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
-        colour = _COLOURS.get(record.levelno, "")
+        colour = _COLOURS.get(record.levelno, "") if self._coloured else ""
         return f"{stamp} {record.name:<18} {colour}{message}{chr(27) + '[0m' if colour else ''}"
+
+
+class DescriptorHandler(logging.Handler):
+    """Writes records to a descriptor that may stop taking them."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Write to *descriptor*, which stays the caller's."""
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or count it as lost."""
+        try:
+            lines = self.format(record).split("\n")
+        except Exception:  # noqa: BLE001 - whatever an object's __str__ raises; logging says which call it was
+            self.handleError(record)
+            return
+        if self._lost and self._takes():
+            lost, self._lost = self._lost, 0
+            said = {"name": record.name, "levelno": logging.WARNING, "msg": render("log lines lost", {"count": lost})}
+            self._write(self.format(logging.makeLogRecord(said)))
+        for line in lines:
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        content = line.encode()[:MAX_LINE_BYTES] + b"\n"
+        if not self._takes():
+            self._lost += 1
+            return
+        try:
+            os.write(self._descriptor, content)
+        except OSError:  # nobody reads any more, and there is nowhere else to say so
+            self._lost += 1
+
+    def _takes(self) -> bool:
+        return bool(self._poll.poll(0 if self._lost else WRITE_WAIT_MS))
 
 
 def configure(level: str) -> None:
     """Send every record of this process at *level* and above to stderr. Raises KeyError for an unknown level."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = DescriptorHandler(sys.stderr.fileno())
     handler.setFormatter(_Formatter(terminal=sys.stderr.isatty()))
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
@@ -102,9 +163,13 @@ def configure(level: str) -> None:
 
 
 def parse_line(line: str) -> tuple[int, str]:
-    """Return (syslog level, text) of a line a child wrote; one without prefix is of level 6."""
+    """Return (syslog level, text) of a line a child wrote; one without prefix is of level 6.
+
+    The text is safe to show: a child may have written anything.
+    """
     match = _PREFIX.match(line)
-    return (int(match[1]), line[match.end() :]) if match else (INFO, line)
+    level, text = (int(match[1]), line[match.end() :]) if match else (INFO, line)
+    return level, printable(text[:MAX_LINE_BYTES].replace("\n", " "))
 
 
 @dataclass
