@@ -1,4 +1,4 @@
-"""What the daemon tells systemd (sd_notify(3)). Without a notify socket each call does nothing."""
+"""What the daemon tells systemd (sd_notify(3)). Without a notify socket each call does nothing, and none ever waits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 
 import sdnotify
 
+MAX_STATUS_CHARS = 500
 _US = 1_000_000
 
 
@@ -16,6 +17,8 @@ class Notifier:
     def __init__(self) -> None:
         # Without NOTIFY_SOCKET the library would leave a socket open (0.3.2).
         self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.setblocking(False)  # noqa: FBT003 - socket has no keyword for it
 
     def close(self) -> None:
         """Close the socket; nothing is said any more."""
@@ -49,7 +52,8 @@ class Notifier:
 
     def _say(self, state: str) -> None:
         if self._notifier is not None:
-            self._notifier.notify(state)
+            # The library sends Latin-1 and drops a whole message that is not; its bytes are UTF-8 this way (0.3.2).
+            self._notifier.notify(state.encode().decode("latin-1"))
 
 
 def watchdog_interval_s() -> float:
@@ -63,5 +67,5 @@ def watchdog_interval_s() -> float:
 
 
 def _line(text: str) -> str:
-    """Return *text* on one line, in ASCII: the library drops a whole message that it cannot encode (0.3.2)."""
-    return text.replace("\n", " ").encode("ascii", "replace").decode("ascii")
+    """Return *text* on one line and short enough for a datagram: a second line could say READY for us."""
+    return "".join(c if c.isprintable() else " " for c in text)[:MAX_STATUS_CHARS]

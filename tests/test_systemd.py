@@ -26,7 +26,7 @@ def heard(manager: socket.socket) -> list[str]:
 def test_each_word_reaches_the_manager(manager: socket.socket) -> None:
     notifier = Notifier()
     notifier.ready("all\nwell …")
-    assert heard(manager) == ["READY=1", "STATUS=all well ?", f"MAINPID={os.getpid()}"]
+    assert heard(manager) == ["READY=1", "STATUS=all well …", f"MAINPID={os.getpid()}"]
     notifier.reloading()
     reloading = heard(manager)
     assert reloading[0] == "RELOADING=1"
@@ -39,6 +39,35 @@ def test_each_word_reaches_the_manager(manager: socket.socket) -> None:
     assert heard(manager) == ["STATUS=x"]
     notifier.stopping()
     assert heard(manager) == ["STOPPING=1"]
+    notifier.close()
+
+
+def test_a_status_can_say_nothing_but_a_status(manager: socket.socket) -> None:
+    notifier = Notifier()
+    notifier.status("71 °C\nREADY=1\x00\x1b" + "x" * 100_000)
+    notifier.close()
+
+    (line,) = heard(manager)
+    assert line.startswith("STATUS=71 °C READY=1  xxx")
+
+
+def test_an_abstract_socket_is_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"sparkd-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(f"\0{name}")
+        listening.settimeout(2)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        notifier = Notifier()
+        notifier.stopping()
+        notifier.close()
+
+        assert heard(listening) == ["STOPPING=1"]
+
+
+def test_a_manager_that_does_not_listen_holds_nobody(manager: socket.socket) -> None:
+    notifier = Notifier()
+    for _ in range(10_000):
+        notifier.watchdog()
     notifier.close()
 
 

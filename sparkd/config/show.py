@@ -24,6 +24,8 @@ def show(config: Config) -> dict[str, Any]:
     """
     shown = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     shown["plugins"] = {name: _flat(table) for name, table in shown["plugins"].items()}
+    tables = {name.rpartition(".")[0] for name in config.origins} | {*shown}
+    shown["origins"] = {name: file for name, file in config.origins.items() if name not in tables}
     return shown
 
 

@@ -110,6 +110,7 @@ def test_show_flattens_plugins_and_says_where_each_key_is_from(tmp_path: Path) -
     assert shown["node"]["name"] == "b"
     assert shown["origins"]["node.name"] == str(tmp_path / "sparkd.d" / "late.toml")
     assert shown["origins"]["plugins.x.own"] == str(file)
+    assert "plugins.x" not in shown["origins"]
 
 
 def test_show_hides_what_was_written_where_a_secret_should_be_named(tmp_path: Path) -> None:
