@@ -49,7 +49,9 @@ def service_main(spec_bytes: bytes, result_fd: int) -> int:
         end = End(kind=EndKind.STOPPED if stopped else EndKind.FINISHED)
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - a plugin may raise anything
         end = why(error, spec)
-        StructuredLog(spec.service).error("service failed", exc_info=innermost(error))
+        # What is missing or misconfigured is told by its sentence; a traceback would only frighten.
+        trace = innermost(error) if end.kind is EndKind.FAILED else None
+        StructuredLog(spec.service).error("service failed", why=end.reason, exc_info=trace)
     _write(result_fd, msgspec.msgpack.encode(end))
     return 0 if end.kind in (EndKind.STOPPED, EndKind.FINISHED) else FAILED
 

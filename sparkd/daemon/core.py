@@ -34,10 +34,10 @@ from sparkd.core_interfaces import (
 )
 from sparkd.daemon import answers, figures, report
 from sparkd.daemon.logbook import Logbook
-from sparkd.daemon.plugins import Plugins
+from sparkd.daemon.plugins import Plugins, failed_state
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind, ConfigError
-from sparkd.events import LinkChanged, ServiceChanged
+from sparkd.events import LinkChanged, NodeHealth, ServiceChanged, event_type
 from sparkd.host import Place
 from sparkd.link import Identity, Link, LinkHooks
 from sparkd.log import StructuredLog
@@ -87,6 +87,7 @@ class Core:
     rpc_counts: RpcCounts = field(init=False)
     _tasks: TaskGroup = field(init=False)
     _changed: anyio.Event = field(default_factory=anyio.Event)
+    _synced: anyio.Event = field(default_factory=anyio.Event)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Core]:
@@ -105,10 +106,10 @@ class Core:
             await stack.enter_async_context(self.broker.open())
             self.bus = BusClient(places.runtime, node=config.node.name, service="core")
             await stack.enter_async_context(self.bus.open())
-            await self._tasks.start(self._keep_states)
             self.router = self._make_router()
             await stack.enter_async_context(open_to_hosts(self.router, places.runtime / "calls"))
             self.plugins = self._make_plugins()
+            await self._tasks.start(self._keep_states)
             await stack.enter_async_context(self._serve_socket())
             self.link = self._make_link()
             await stack.enter_async_context(self.link)
@@ -187,7 +188,7 @@ class Core:
         """Return the one line of truth."""
         return report.summary(
             {name: service.state for name, service in self.supervisor.services.items()},
-            [source.name for source, _ in self.plugins.failures()],
+            {source.name: failed_state(failure) for source, failure in self.plugins.failures()},
         )
 
     def is_well(self) -> bool:
@@ -238,7 +239,8 @@ class Core:
 
     def _all_problems(self) -> list[str]:
         linked = self.config.link.listen or self.config.link.peers  # a node without links needs no key
-        return [*self.problems.values(), *(self.link.problems() if linked else ())]
+        absent = [f"{plugin.problem}; {plugin.remedy}" for plugin in self.plugins.absent()]
+        return [*self.problems.values(), *absent, *(self.link.problems() if linked else ())]
 
     def _make_router(self) -> CallRouter:
         handlers = Handlers(on_error=self._on_handler_error)
@@ -283,7 +285,13 @@ class Core:
 
         cache = ManifestCache(places.cache / "manifests")
         registry = Registry(self.zygote, folders=places.plugins, cache=cache)
-        return Plugins(config=config, registry=registry, supervisor=self.supervisor, supervise=supervise)
+        return Plugins(
+            config=config,
+            registry=registry,
+            supervisor=self.supervisor,
+            supervise=supervise,
+            on_synced=self._on_synced,
+        )
 
     @asynccontextmanager
     async def _serve_socket(self) -> AsyncIterator[None]:
@@ -397,6 +405,10 @@ class Core:
         settings = self.config.link.peers.get(node)
         return settings is not None and settings.site == self.config.node.site
 
+    def _on_synced(self) -> None:
+        self._synced.set()
+        self._synced = anyio.Event()
+
     def _on_handler_error(self, method: str, error: BaseException) -> None:
         self.log.error("core handler failed", exc_info=error, method=method)
 
@@ -423,17 +435,25 @@ class Core:
         self._tasks.start_soon(partial(self.bus.publish, event, topic=topic))
 
     async def _keep_states(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Keep the last values of state topics: the platform's own, which all lie beneath `system.health`."""
-        async with self.bus.subscribe_messages("") as messages:
-            task_status.started()
-            async for received in messages:
-                if self._is_state(received.topic):
-                    self.retained.keep(received.event)
+        """Keep the last values of state topics: those of the platform and those that manifests declare."""
+        while True:
+            topics = self._state_topics()
+            async with self.bus.subscribe_messages(*topics) as messages:
+                task_status.started()
+                task_status = anyio.TASK_STATUS_IGNORED
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._until_other_states, topics, tasks.cancel_scope)
+                    async for received in messages:
+                        self.retained.keep(received.event)
 
-    def _is_state(self, topic: str) -> bool:
-        if topic == "system.health" or topic.startswith("system.health."):
-            return True
-        return any(topic == s or topic.startswith(s + ".") for m in self.plugins.manifests for s in m.states)
+    async def _until_other_states(self, topics: tuple[str, ...], scope: anyio.CancelScope) -> None:
+        while self._state_topics() == topics:
+            await self._synced.wait()
+        scope.cancel()
+
+    def _state_topics(self) -> tuple[str, ...]:
+        declared = {topic for manifest in self.plugins.manifests for topic in manifest.states}
+        return tuple(sorted(declared | {event_type(NodeHealth).topic}))
 
     async def _follow_drop_ins(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         async with DropInWatch(self.places.plugins) as watch:

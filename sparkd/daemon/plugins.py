@@ -32,7 +32,10 @@ class Plugins:
     supervisor: Supervisor
     supervise: Callable[[Plan], Supervised]
     """Makes the supervised service of a plan."""
+    on_synced: Callable[[], None] = lambda: None
     results: tuple[ProbeResult, ...] = ()
+    synced: bool = False
+    """Whether the plugins have been read at least once."""
     _syncing: anyio.Lock = field(default_factory=anyio.Lock)
     _manifests: tuple[Manifest, ...] = ()
 
@@ -44,7 +47,10 @@ class Plugins:
             self.results = await self.registry.read(self._is_wanted)
             plans = {plan.name: plan for result in self.results for plan in self._plans(result)}
             self._manifests = tuple(self._in_config_order(plans))
-            return await self._apply(plans)
+            self.synced = True
+            done = await self._apply(plans)
+            self.on_synced()
+            return done
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
@@ -58,11 +64,15 @@ class Plugins:
     def status(self) -> list[PluginStatus]:
         """Return each plugin, and what is wrong with it."""
         seen = {result.source.name for result in self.results}
+        off = [_off(name) for name, table in self.config.plugins.items() if name not in seen and not table.enabled]
         found = [self._status(result) for result in self.results]
-        for name, table in self.config.plugins.items():
-            if name not in seen:
-                found.append(_absent(name, table))
-        return sorted(found, key=lambda plugin: plugin.name)
+        return sorted([*found, *self.absent(), *off], key=lambda plugin: plugin.name)
+
+    def absent(self) -> list[PluginStatus]:
+        """Return the plugins that the config wants and that are not there."""
+        seen = {result.source.name for result in self.results}
+        wanted = {name: table for name, table in self.config.plugins.items() if table.enabled and name not in seen}
+        return [_absent(name, table) for name, table in wanted.items()] if self.synced else []
 
     def failures(self) -> list[tuple[PluginSource, Failure]]:
         """Return the plugins that cannot be used, and why."""
@@ -129,10 +139,11 @@ class Plugins:
         return replace(status, problem=failure.message, remedy=failure.remedy, file=failure.file, line=failure.line)
 
 
+def _off(name: str) -> PluginStatus:
+    return PluginStatus(name=name, origin="config", enabled=False, services=[])
+
+
 def _absent(name: str, table: PluginTable) -> PluginStatus:
-    """Return the status of a plugin that the config names and that was not read."""
-    if not table.enabled:
-        return PluginStatus(name=name, origin="config", enabled=False, services=[])
     return PluginStatus(
         name=name,
         origin="config",

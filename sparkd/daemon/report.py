@@ -59,13 +59,13 @@ def of_failure(source: PluginSource, failure: Failure) -> ServiceStatus:
     )
 
 
-def summary(states: Mapping[str, State], failed: Iterable[str]) -> str:
-    """Return one line: how many run, and which do not."""
+def summary(states: Mapping[str, State], failed: Mapping[str, State]) -> str:
+    """Return one line: how many run, and which do not; *failed* are plugins that could not be read."""
     count = Counter(states.values())
     well = count[State.RUNNING]
     rest = [f"{name} {state.value}" for name, state in sorted(states.items()) if state is not State.RUNNING]
-    rest += [f"{name} broken" for name in sorted(failed)]
-    total = len(states) + len(list(failed))
+    rest += [f"{name} {state.value}" for name, state in sorted(failed.items())]
+    total = len(states) + len(failed)
     return f"{well} of {total} services run" + (f"; {', '.join(rest)}" if rest else "")
 
 

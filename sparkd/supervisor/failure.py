@@ -13,7 +13,7 @@ def end_of(error: BaseException, *, home: Path | None = None) -> End:
     """Return the end of a run that *error* caused; the line named is the innermost one beneath *home*, if any is."""
     error = innermost(error)
     kind, reason, remedy = _verdict(error)
-    file, line = where(error, home)
+    file, line = ("", 0) if isinstance(error, ConfigError) else where(error, home)  # its message names the config's
     return End(kind=kind, reason=reason, remedy=remedy, file=file, line=line)
 
 

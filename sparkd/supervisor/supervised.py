@@ -55,6 +55,7 @@ class Supervised:
     attempted: anyio.Event = field(default_factory=anyio.Event)
     """Set after the first attempt to run it has ended one way or another: what READY waits for."""
     _poked: anyio.Event = field(default_factory=anyio.Event)
+    _run_over: anyio.Event = field(default_factory=anyio.Event)
     _ready_at: float = 0.0
 
     @property
@@ -73,8 +74,15 @@ class Supervised:
                 await self._miss(End(kind=EndKind.MISSING, reason=missing))
                 continue
             self._poked = anyio.Event()
-            end = await self._run_once()
-            await self._after(end)
+            self._run_over = anyio.Event()
+            try:
+                end = await self._run_once()
+                pause_s = self._after(end)
+            finally:
+                self._run_over.set()
+            if pause_s is not None:
+                with anyio.move_on_after(pause_s):
+                    await self._poked.wait()
 
     def want(self, wanted: Wanted) -> None:
         """Set what is wanted of the service; it is on its way when this returns."""
@@ -97,7 +105,9 @@ class Supervised:
         self.policy.forget()
         self.wanted = Wanted.RUN
         if self.instance is not None:
+            over = self._run_over
             await self.instance.stop(STOP_LIMIT_S)
+            await over.wait()  # until the state tells of it
         self.poke()
 
     def degrade(self, reason: str, remedy: str) -> None:
@@ -180,27 +190,27 @@ class Supervised:
         self._cue(Cue.STOP)
         await instance.stop(STOP_LIMIT_S)
 
-    async def _after(self, end: End) -> None:
+    def _after(self, end: End) -> float | None:
+        """Enter the state that follows *end*; return how long to wait before the next run, None for not at all."""
         if self.state is State.STOPPING:
             self.end = End(kind=EndKind.STOPPED)
             self._cue(Cue.SHED if self.wanted is Wanted.SHED else Cue.STOPPED)
-            return
+            return None
         if end.kind is EndKind.STOPPED:  # for a restart
             self._cue(Cue.FINISH)
-            return
+            return None
         self.end = end
         if end.kind is EndKind.FINISHED:
             self.wanted = Wanted.STOP
             self._cue(Cue.FINISH)
-            return
+            return None
         now = time.monotonic()
         verdict = self.policy.ended(end, now=now, healthy_s=now - self._ready_at if self._ready_at else 0.0)
         self.restarts += 1
         self.retry_at = now + verdict.pause_s
         self._cue(Cue.GIVE_UP if verdict.broken else Cue.MISS if end.kind is EndKind.MISSING else Cue.FAIL)
         self.attempted.set()
-        with anyio.move_on_after(verdict.pause_s):
-            await self._poked.wait()
+        return verdict.pause_s
 
     def _cue(self, cue: Cue) -> None:
         try:

@@ -137,9 +137,6 @@ def test_a_service_is_stopped_started_and_restarted(ctl: Ctl) -> None:
     assert ctl("plugin", "start", "counter").stdout == "counter: running\n"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="plugins.restart answers before the supervisor has noticed the old process's end"
-)
 def test_a_restart_answers_with_the_new_process(ctl: Ctl) -> None:
     before = ctl.json("plugin", "start", "counter")["pid"]
     after = ctl.json("plugin", "restart", "counter")
