@@ -52,16 +52,17 @@ class Cursor:
 
     def __init__(self, path: Path) -> None:
         """Open the cursor at *path*, or make it at the beginning of the stream."""
-        path.parent.mkdir(mode=0o750, exist_ok=True)
-        fresh = not path.exists()
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o750, exist_ok=True)
+            sync_folder(path.parent.parent)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            if os.fstat(self._descriptor).st_size < SLOTS * SLOT_BYTES:
-                os.pwrite(self._descriptor, bytes(SLOT_BYTES * SLOTS), 0)
+            content = os.pread(self._descriptor, SLOTS * SLOT_BYTES, 0)
+            if len(content) < SLOTS * SLOT_BYTES:  # new, or cut short: what it still says is kept
+                os.pwrite(self._descriptor, bytes(SLOTS * SLOT_BYTES - len(content)), len(content))
                 os.fsync(self._descriptor)
-            if fresh:
                 sync_folder(path.parent)
-            self._counter, self.seq = decode_slots(os.pread(self._descriptor, SLOTS * SLOT_BYTES, 0))
+            self._counter, self.seq = decode_slots(content)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -70,11 +71,11 @@ class Cursor:
         """Pass everything up to *seq*, durably; never goes back."""
         if seq <= self.seq:
             return
-        self._counter += 1
+        counter = self._counter + 1
         reached("outbox.before-cursor")
-        os.pwrite(self._descriptor, encode_slot(self._counter, seq), self._counter % SLOTS * SLOT_BYTES)
+        os.pwrite(self._descriptor, encode_slot(counter, seq), counter % SLOTS * SLOT_BYTES)
         os.fdatasync(self._descriptor)
-        self.seq = seq
+        self._counter, self.seq = counter, seq  # only now: a failed write is repeated in the same slot
         reached("outbox.after-cursor")
 
     def close(self) -> None:

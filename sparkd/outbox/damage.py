@@ -1,120 +1,162 @@
-"""Segments that SQLite cannot read: what is whole is saved, the file is kept aside, what is missing is told."""
+"""Segments that SQLite cannot read: what is whole is saved, the file is kept aside, what is missing is told.
+
+A repair has one moment at which it counts: the renaming to `.saved`. Before it nothing has changed; after it
+`finish_repairs` puts the saved segment into the damaged one's place, by whoever comes next if this process dies.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from sparkd.outbox.files import Files, sync_folder
+from sparkd.outbox.files import SUFFIX, Files, is_damage, sync_folder
 from sparkd.outbox.losses import note_gap
-from sparkd.outbox.segment import _INSERT, Row, Segment, stored_of
+from sparkd.outbox.pages import is_cut, rows_in_pages
+from sparkd.outbox.segment import EPOCH_MARK, SIDES, Row, Segment, open_to_read, stored_of
 
 MAX_PER_SEGMENT = 1 << 20
-"""More records than any segment holds (16 MiB at 16 bytes): numbers this far on are certainly unused."""
-_CHUNK = 64
-_STEPS = (64, 8, 1)
+"""More records than any segment of the default size holds: numbers this far on are certainly unused."""
+_LEAST_ROW_BYTES = 16
+_DAMAGED = "damaged on disk; see quarantine/"
+_AT_MOST = "at the most: damaged on disk, see quarantine/"
+_MAKING = ".saving"
+_SAVED = ".saved"
 
 
-def repair(files: Files, first: int, *, last: int | None) -> bool:
-    """Replace segment *first* by what can be read of it; return whether anything was wrong.
+def repair(files: Files, first: int, *, last: int, known: bool = True) -> None:
+    """Replace segment *first* by what can be read of it, if anything is wrong with it.
 
-    *last* is its last number if known. The caller holds the trim lock, and nobody writes to the segment.
+    *last* is its last number; not *known*, its last number is at the most this. The caller holds the trim lock, and
+    nobody writes to the segment.
     """
+    finish_repairs(files)
     path = files.segment(first)
-    rows, bad = salvage(path, first, last)
-    if not bad:
-        return False
-    marks = _marks(path)
-    aside = files.quarantine / f"{path.name}.{time.time_ns()}"
-    files.quarantine.mkdir(mode=0o750, exist_ok=True)
-    replacement = path.with_suffix(".saved")
-    replacement.unlink(missing_ok=True)
-    saved = Segment.create(replacement, first=first, marks=marks, keys=())
-    saved._db.execute("BEGIN")  # noqa: SLF001 - rows go in as they are, checksums and all
-    saved._db.executemany(_INSERT, rows)  # noqa: SLF001 - likewise
-    saved._db.execute("COMMIT")  # noqa: SLF001 - likewise
-    saved.seal()
-    for suffix in ("-wal", "-shm"):
-        side = path.with_name(path.name + suffix)
-        if side.exists():
-            side.rename(aside.with_name(aside.name + suffix))
-    path.rename(aside)
-    replacement.rename(path)
-    sync_folder(files.folder)
-    end = last if last is not None else first + MAX_PER_SEGMENT - 1
-    for begin, until in _gaps([row[0] for row in rows], first, end):
-        open_end = " at the most" if last is None and until == end else ""
-        note_gap(files, f"{begin}-{until}{open_end} damaged on disk; see quarantine/{aside.name}")
-    return True
+    cut = is_cut(path.with_name(f"{path.name}-wal"))
+    whole = is_whole(path)
+    rows = _salvage(path, first, last)
+    if whole and not cut and _numbers(path) == len(rows):
+        if not known:
+            note_gap(files, max(rows[-1][0] if rows else 0, first - 1) + 1, last, _AT_MOST)
+        return
+    marks, keys = _read_marks(path) or _marks_before(files, first), _keys(path)
+    _save(path, first, rows, marks, keys)
+    finish_repairs(files)
+    expected = first
+    for number in [*(row[0] for row in rows), last + 1]:
+        if number > expected:
+            note_gap(files, expected, number - 1, _DAMAGED if known or number <= last else _AT_MOST)
+        expected = number + 1
 
 
-def salvage(path: Path, first: int, last: int | None) -> tuple[list[Row], bool]:
-    """Return the rows of a segment that are whole, and whether any were not."""
-    try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error:
-        return [], True
-    with closing(db):
-        try:
-            whole = db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-            end = last if last is not None else _last_number(db, first)
-        except sqlite3.DatabaseError:
-            whole, end = False, last if last is not None else first + MAX_PER_SEGMENT
-        if not _readable(db):
-            return [], True
-        rows = [row for row in _read_around(db, first, end) if stored_of(row) is not None]
-    return rows, not whole or len(rows) < end - first + 1
+def upper_bound(files: Files, first: int) -> int:
+    """Return a number that segment *first* has certainly not reached, by its size."""
+    path = files.segment(first)
+    sizes = [side.stat().st_size for side in (path, path.with_name(f"{path.name}-wal")) if side.exists()]
+    return first + max(MAX_PER_SEGMENT, sum(sizes) // _LEAST_ROW_BYTES)
 
 
-def _readable(db: sqlite3.Connection) -> bool:
-    try:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.DatabaseError:
-        return False
-    return True
+def finish_repairs(files: Files) -> None:
+    """Put what has been saved into its place; the damaged files go to the quarantine. Under the trim lock."""
+    for unfinished in (*files.folder.glob(f"*{_MAKING}*"), *files.folder.glob("*.new*")):
+        unfinished.unlink(missing_ok=True)
+    for saved in files.folder.glob(f"*{_SAVED}"):
+        path = saved.with_suffix(SUFFIX)
+        files.quarantine.mkdir(mode=0o750, exist_ok=True)
+        aside = files.quarantine / f"{path.name}.{time.time_ns()}"
+        for suffix in SIDES:  # before the segment: a WAL beside the new file would be taken for its own
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(aside)
+        saved.rename(path)
+        sync_folder(files.quarantine)
+        sync_folder(files.folder)
 
 
-def _last_number(db: sqlite3.Connection, first: int) -> int:
-    held = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-    return int(held[0]) if held else first - 1
-
-
-def _read_around(db: sqlite3.Connection, first: int, last: int) -> Iterator[Row]:
-    """Yield what can be read between *first* and *last*; where a read fails, smaller steps go around it."""
-    begin = first
-    while begin <= last:
-        until = min(begin + _CHUNK, last + 1)
-        yield from _read_range(db, begin, until, _CHUNK)
-        begin = until
-
-
-def _read_range(db: sqlite3.Connection, begin: int, until: int, step: int) -> Iterator[Row]:
+def read_around(db: sqlite3.Connection, begin: int, until: int) -> Iterator[Row]:
+    """Yield the rows from *begin* to before *until* that can be read; where a read fails, its halves are tried."""
     query = "SELECT * FROM records WHERE seq >= ? AND seq < ? ORDER BY seq"
     try:
-        yield from db.execute(query, (begin, until)).fetchall()
-    except (sqlite3.DatabaseError, OverflowError):
-        smaller = next((s for s in _STEPS if s < step), 0)
-        if smaller:
-            for part in range(begin, until, smaller):
-                yield from _read_range(db, part, min(part + smaller, until), smaller)
+        rows = db.execute(query, (begin, until)).fetchall()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        if until - begin > 1:
+            middle = (begin + until) // 2
+            yield from read_around(db, begin, middle)
+            yield from read_around(db, middle, until)
+    else:
+        yield from rows
 
 
-def _marks(path: Path) -> dict[str, bytes]:
+def is_whole(path: Path) -> bool:
+    """Whether SQLite finds the segment whole. Raises sqlite3.Error if the disk does not let it look."""
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            return dict(db.execute("SELECT name, value FROM marks"))
-    except sqlite3.Error:
+        with closing(open_to_read(path, sealed=True)) as db:
+            return bool(db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            return False
+        raise
+
+
+def _numbers(path: Path) -> int:
+    """Return how many records SQLite sees in the segment at *path*; -1 if it cannot say."""
+    try:
+        with closing(open_to_read(path, sealed=True)) as db:
+            return int(db.execute("SELECT count(*) FROM records").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return -1
+
+
+def _salvage(path: Path, first: int, last: int) -> list[Row]:
+    """Return the whole rows, in order: what SQLite reads, and what else is in the pages."""
+    found: dict[int, Row] = {}
+    with contextlib.suppress(sqlite3.DatabaseError), closing(open_to_read(path, sealed=True)) as db:
+        for row in db.execute("SELECT * FROM records ORDER BY seq"):
+            if stored_of(row) is not None:
+                found[row[0]] = row
+    found = rows_in_pages(path) | found
+    return [found[seq] for seq in sorted(found) if first <= seq <= last]
+
+
+def _save(
+    path: Path, first: int, rows: Iterable[Row], marks: Mapping[str, bytes], keys: Iterable[tuple[str, int]]
+) -> None:
+    making = path.with_suffix(_MAKING)
+    saved = Segment.create(making, first=first, marks=marks, keys=keys)
+    try:
+        saved.insert(rows)
+    finally:
+        saved.seal()
+    sync_folder(path.parent)
+    making.rename(path.with_suffix(_SAVED))
+    sync_folder(path.parent)
+
+
+def _read_marks(path: Path) -> dict[str, bytes]:
+    try:
+        with closing(open_to_read(path, sealed=True)) as db:
+            found = dict(db.execute("SELECT name, value FROM marks"))
+    except (sqlite3.DatabaseError, FileNotFoundError):
         return {}
+    sane = all(isinstance(name, str) and isinstance(value, bytes) for name, value in found.items())
+    return found if sane and EPOCH_MARK in found else {}
 
 
-def _gaps(numbers: list[int], first: int, last: int) -> Iterator[tuple[int, int]]:
-    expected = first
-    for number in numbers:
-        if number > expected:
-            yield expected, number - 1
-        expected = number + 1
-    if expected <= last:
-        yield expected, last
+def _marks_before(files: Files, first: int) -> dict[str, bytes]:
+    """Return the marks as the segments before *first* have them: older, but better than none."""
+    earlier = (number for number in reversed(files.segments()) if number < first)
+    return next((marks for number in earlier if (marks := _read_marks(files.segment(number)))), {})
+
+
+def _keys(path: Path) -> list[tuple[str, int]]:
+    try:
+        with closing(open_to_read(path, sealed=True)) as db:
+            return list(db.execute("SELECT key, seq FROM carried"))
+    except sqlite3.DatabaseError:
+        return []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sparkd.core_interfaces import DeadLetter
-from sparkd.outbox.files import Files, storage
+from sparkd.outbox.files import Files, is_damage, storage
 from sparkd.service import Stored
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS dead (
@@ -18,14 +18,28 @@ MAX_REASON_CHARS = 500
 
 
 def bury(files: Files, reader: str, stored: Stored, reason: str, *, keep: int) -> None:
-    """Put a record among the dead letters; the oldest beyond *keep* are dropped. Raises StorageError."""
-    with storage(files.dead, "keep a dead letter"), _open(files) as db:
-        values = (reader, stored.seq, time.time(), reason[:MAX_REASON_CHARS], stored.record.topic, stored.record.body)
-        with db:
-            db.execute("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?)", values)
-            over = "DELETE FROM dead WHERE (reader, seq) NOT IN (SELECT reader, seq FROM dead ORDER BY at DESC LIMIT ?)"
-            if db.execute("SELECT count(*) FROM dead").fetchone()[0] > keep:
-                db.execute(over, (keep,))
+    """Put a record among the dead letters; the oldest beyond *keep* are dropped. Raises StorageError.
+
+    A damaged file of them goes to the quarantine: it must not hold the stream up.
+    """
+    with storage(files.dead, "keep a dead letter"):
+        try:
+            _bury(files, reader, stored, reason, keep)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            files.quarantine.mkdir(mode=0o750, exist_ok=True)
+            files.dead.rename(files.quarantine / f"dead.{time.time_ns()}")
+            _bury(files, reader, stored, reason, keep)
+
+
+def _bury(files: Files, reader: str, stored: Stored, reason: str, keep: int) -> None:
+    values = (reader, stored.seq, time.time(), reason[:MAX_REASON_CHARS], stored.record.topic, stored.record.body)
+    with _open(files) as db, db:
+        db.execute("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?)", values)
+        over = "DELETE FROM dead WHERE (reader, seq) NOT IN (SELECT reader, seq FROM dead ORDER BY at DESC LIMIT ?)"
+        if db.execute("SELECT count(*) FROM dead").fetchone()[0] > keep:
+            db.execute(over, (keep,))
 
 
 def dead_letters(files: Files) -> list[DeadLetter]:
@@ -42,7 +56,10 @@ def dead_letters(files: Files) -> list[DeadLetter]:
 
 def count_dead(files: Files) -> int:
     """Return how many dead letters there are."""
-    return len(dead_letters(files))
+    if not files.dead.exists():
+        return 0
+    with storage(files.dead, "count the dead letters"), _open(files) as db:
+        return int(db.execute("SELECT count(*) FROM dead").fetchone()[0])
 
 
 def drop_dead(files: Files, seqs: Sequence[int]) -> int:

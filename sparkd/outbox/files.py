@@ -4,12 +4,13 @@
     stream.json             which life of the stream this is (its epoch)
     <first seq>.seg         segments, SQLite; the last one is being written
     cursors/<reader>        how far each reader has come
-    tick                    one byte, written after each commit: readers watch it
+    tick                    the last number, written after each commit: readers watch it
     reserve                 256 KiB given up when the disk is full, so that trimming can go on
     losses.json             what is gone for good: evicted, damaged
+    <first seq>.saved       what was saved of a damaged segment, about to take its place
     dead                    dead letters, SQLite
     quarantine/             damaged segments, kept aside
-    lock, trim.lock         one writer; one that removes segments
+    lock, trim.lock         one writer; one that removes or mends segments
 """
 
 from __future__ import annotations
@@ -100,13 +101,26 @@ class Files:
         return total
 
 
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR})
+"""The last one stands for tables that are not there."""
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether *error* means that the file itself is broken, and not the disk full, locked, read-only, or the call wrong."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # Python's own errors: an OperationalError is about a text that is none
+        return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
+    return code in _UNREADABLE or code & 0xFF in _DAMAGE
+
+
 @contextlib.contextmanager
 def storage(path: Path, deed: str) -> Iterator[None]:
     """Turn what the disk or SQLite raises into a StorageError that says what, where, and what to try."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
         remedy = "make room on this disk" if full else "see the disk's health and this folder's rights"
         raise StorageError(f"{path}: cannot {deed}: {error}; try: {remedy}") from error
     except (sqlite3.DatabaseError, OSError) as error:
@@ -125,11 +139,15 @@ def sync_folder(folder: Path) -> None:
 def write_whole(path: Path, content: str) -> None:
     """Replace *path* by *content*, whole or not at all, and make it last."""
     part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a full disk it would take the room that is missing
+        raise
     sync_folder(path.parent)
 
 
@@ -137,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return what is in *path*; an empty dict if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

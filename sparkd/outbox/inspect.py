@@ -14,7 +14,7 @@ from sparkd.outbox import dead
 from sparkd.outbox.cursor import read_cursor
 from sparkd.outbox.files import Files
 from sparkd.outbox.losses import read_losses
-from sparkd.outbox.segment import open_to_read
+from sparkd.outbox.segment import SIDES, last_number, open_to_read
 
 
 def list_streams(root: Path) -> list[tuple[str, str]]:
@@ -46,7 +46,8 @@ def _files(root: Path, service: str, stream: str) -> Files:
 def _status(files: Files) -> OutboxStatus:
     segments = files.segments()
     losses = read_losses(files)
-    gaps = list(losses.gaps)
+    gaps = [str(gap) for gap in losses.gaps]
+    buried = 0
     first, last, oldest = segments[0] if segments else 0, 0, None
     try:
         last = _last(files, segments)
@@ -56,6 +57,10 @@ def _status(files: Files) -> OutboxStatus:
     except (sqlite3.Error, OSError) as error:
         readers = _readers(files, last)
         gaps.append(f"cannot be read now: {error}")
+    try:
+        buried = dead.count_dead(files)
+    except StorageError as error:
+        gaps.append(str(error))
     return OutboxStatus(
         service=files.folder.parent.name,
         stream=files.folder.name,
@@ -65,19 +70,24 @@ def _status(files: Files) -> OutboxStatus:
         segments=len(segments),
         readers=readers,
         oldest_age_s=oldest,
-        dead=dead.count_dead(files),
+        dead=buried,
         evicted=losses.evicted,
         gaps=gaps,
-        quarantined=sorted(p.name for p in files.quarantine.glob("*.seg.*")) if files.quarantine.is_dir() else [],
+        quarantined=_quarantined(files),
     )
+
+
+def _quarantined(files: Files) -> list[str]:
+    if not files.quarantine.is_dir():
+        return []
+    return sorted(path.name for path in files.quarantine.iterdir() if not path.name.endswith(SIDES))
 
 
 def _last(files: Files, segments: list[int]) -> int:
     if not segments:
         return 0
     with contextlib.closing(open_to_read(files.segment(segments[-1]), sealed=False)) as db:
-        found = db.execute("SELECT max(seq) FROM records").fetchone()[0]
-    return int(found) if found is not None else segments[-1] - 1
+        return last_number(db) or segments[-1] - 1
 
 
 def _readers(files: Files, last: int) -> list[ReaderStatus]:

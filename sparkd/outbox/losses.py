@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparkd.errors import StorageError
 from sparkd.outbox.files import Files, locked, read_json, write_whole
 
 MAX_ENTRIES = 200
+LOCK_LIMIT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Numbers that are missing, and why."""
+
+    first: int
+    last: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last} {self.why}"
 
 
 @dataclass
@@ -18,34 +33,62 @@ class Losses:
 
     evicted: int = 0
     evicted_through: int = 0
-    gaps: list[str] = field(default_factory=list)
-    """Sentences: which numbers are missing, and why."""
+    gaps: list[Gap] = field(default_factory=list)
+
+    def accounts_for(self, first: int, last: int) -> bool:
+        """Whether all of *first* to *last* is known to be gone."""
+        ranges = sorted([(0, self.evicted_through), *((gap.first, gap.last) for gap in self.gaps)])
+        for begin, end in ranges:
+            if begin <= first <= end:
+                first = end + 1
+        return first > last
 
 
 def read_losses(files: Files) -> Losses:
-    """Return the account."""
-    held: dict[str, Any] = read_json(files.losses)
-    gaps = [str(gap) for gap in held.get("gaps", [])]
-    return Losses(int(held.get("evicted", 0)), int(held.get("evicted_through", 0)), gaps)
+    """Return the account; what is damaged in it counts as not there."""
+    held = read_json(files.losses)
+    gaps = held.get("gaps")
+    return Losses(
+        _number(held.get("evicted")),
+        _number(held.get("evicted_through")),
+        list(_gaps(gaps)) if isinstance(gaps, list) else [],
+    )
 
 
-def note_evicted(files: Files, first: int, last: int) -> None:
-    """Add the numbers *first* to *last* to what the caps have evicted. The caller holds the trim lock."""
-    losses = read_losses(files)
-    losses.evicted += last - max(first, losses.evicted_through + 1) + 1
-    losses.evicted_through = last
-    _write(files, losses)
+def note_evicted(files: Files, count: int, last: int) -> None:
+    """Add *count* records, and all numbers up to *last*, to what the caps have evicted. Raises OSError."""
+    with _changing(files) as losses:
+        if last > losses.evicted_through:
+            losses.evicted += count
+            losses.evicted_through = last
 
 
-def note_gap(files: Files, sentence: str) -> None:
-    """Add *sentence* to what is missing, once. Best effort: an account that cannot be written stops nothing."""
-    with contextlib.suppress(OSError), locked(files.folder / "losses.lock", limit_s=1.0):
+def note_gap(files: Files, first: int, last: int, why: str) -> None:
+    """Add *first* to *last* to what is missing, once. Best effort: an account that cannot be written stops nothing."""
+    with contextlib.suppress(OSError, StorageError), _changing(files) as losses:
+        if not losses.accounts_for(first, last):
+            losses.gaps = [*losses.gaps, Gap(first, last, why)][-MAX_ENTRIES:]
+
+
+@contextlib.contextmanager
+def _changing(files: Files) -> Iterator[Losses]:
+    with locked(files.folder / "losses.lock", limit_s=LOCK_LIMIT_S):
         losses = read_losses(files)
-        if sentence not in losses.gaps:
-            losses.gaps = [*losses.gaps, sentence][-MAX_ENTRIES:]
-            _write(files, losses)
+        yield losses
+        content = {
+            "evicted": losses.evicted,
+            "evicted_through": losses.evicted_through,
+            "gaps": [[gap.first, gap.last, gap.why] for gap in losses.gaps],
+        }
+        write_whole(files.losses, json.dumps(content, indent=1))
 
 
-def _write(files: Files, losses: Losses) -> None:
-    content = {"evicted": losses.evicted, "evicted_through": losses.evicted_through, "gaps": losses.gaps}
-    write_whole(files.losses, json.dumps(content, indent=1))
+def _gaps(entries: list[Any]) -> Iterator[Gap]:
+    for entry in entries:
+        match entry:
+            case [int(first), int(last), str(why)]:
+                yield Gap(first, last, why)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -13,7 +14,7 @@ from anyio import to_thread
 from sparkd.errors import StorageError
 from sparkd.outbox.cursor import Cursor
 from sparkd.outbox.dead import bury
-from sparkd.outbox.files import Files, storage
+from sparkd.outbox.files import Files, give_up_reserve, storage
 from sparkd.outbox.scan import Scan
 from sparkd.outbox.stream import stream_id
 from sparkd.outbox.trim import Limits, trim
@@ -81,10 +82,20 @@ class Reader:
         segments = self._files.segments()
         if len(segments) > 1 and segments[1] - 1 <= seq:  # a whole segment has been passed
             with suppress(StorageError, OSError):  # the writer trims too
-                trim(self._files, self._limits)
+                trim(self._files, None)
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._thread)
+
+
+def _open_cursor(files: Files, name: str) -> Cursor:
+    try:
+        return Cursor(files.cursors / name)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        give_up_reserve(files)
+        return Cursor(files.cursors / name)
 
 
 @asynccontextmanager
@@ -94,7 +105,7 @@ async def open_reader(
     """Open the stream in *files* for the reader *name*. Raises StorageError."""
     identity = await to_thread.run_sync(stream_id, files, node_id)
     with storage(files.cursors, "open the cursor"):
-        cursor = await to_thread.run_sync(Cursor, files.cursors / name)
+        cursor = await to_thread.run_sync(_open_cursor, files, name)
     scan = Scan(files, clock_is_synchronised)
     try:
         with Watch() as watch:

@@ -6,36 +6,57 @@ import bisect
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable
-from typing import Never
+from collections.abc import Callable, Iterable
 
 from sparkd.errors import StorageError
 from sparkd.outbox import damage
-from sparkd.outbox.files import Files, give_up_reserve, locked, storage
-from sparkd.outbox.losses import note_gap
-from sparkd.outbox.segment import open_to_read, rows_after, stored_of
-from sparkd.outbox.trim import TRIM_LOCK_LIMIT_S
+from sparkd.outbox.files import Files, give_up_reserve, is_damage, locked, storage
+from sparkd.outbox.losses import note_gap, read_losses
+from sparkd.outbox.segment import Row, last_number, open_to_read, rows_after, stored_of
+from sparkd.outbox.trim import TRIM_LOCK_LIMIT_S, passed_by_all
 from sparkd.service import Stored
 
+AROUND = 1024
+"""Numbers looked at in one read of a damaged segment that cannot be mended yet."""
 _RECORD_OVERHEAD = 100
+_TRIES = 5
 
 
-class _MendedError(Exception):
-    """A damaged segment was replaced by what could be saved of it: read again."""
+class _AgainError(Exception):
+    """The segment was removed or mended meanwhile, or the disk gave way: read again."""
+
+    def __init__(self, cause: sqlite3.Error | None = None) -> None:
+        self.cause = cause
 
 
 class _Taking:
     """One read: where it is, what it has, what it may still take."""
 
-    def __init__(self, after: int, max_records: int, max_bytes: int) -> None:
+    def __init__(self, after: int, max_records: int, max_bytes: int, now_ns: int) -> None:
         self.after, self.found, self.full = after, list[Stored](), False
-        self._max_records, self._bytes_left = max_records, max_bytes
+        self.damaged = 0
+        """Damaged rows since the last whole one. What number they claim to have cannot be believed."""
+        self._max_records, self._bytes_left, self._now_ns = max_records, max_bytes, now_ns
 
     @property
     def records_left(self) -> int:
         return self._max_records - len(self.found)
 
-    def add(self, stored: Stored) -> bool:
+    def row(self, row: Row) -> tuple[int, int] | None:
+        """Take *row*, unless it is damaged or there is no room; return the numbers found missing before it."""
+        stored = stored_of(row)
+        if stored is None:
+            self.damaged += 1
+            return None
+        if row[0] <= self.after:
+            return None  # out of order, by a damaged number near it
+        missing = (self.after + 1, row[0] - 1) if self.damaged else None
+        self.damaged = 0
+        if 0 < stored.record.expires_ns < self._now_ns or self._add(stored):
+            self.after = row[0]
+        return missing
+
+    def _add(self, stored: Stored) -> bool:
         """Take *stored* if there is room; the first always has."""
         size = len(stored.record.body) + _RECORD_OVERHEAD
         if self.found and size > self._bytes_left:
@@ -56,39 +77,43 @@ class Scan:
         self._clock_is_synchronised = clock_is_synchronised
         self._db: sqlite3.Connection | None = None
         self._open: tuple[int, bool] = (0, False)
-        self.expired = self.damaged = 0
 
     def read(self, after: int, max_records: int, max_bytes: int) -> tuple[list[Stored], int]:
         """Return the records after *after* within the bounds, and the number up to which nothing more is to be read.
 
         That number is higher than the last record's where what follows has expired or is damaged.
         """
-        taking = _Taking(after, max_records, max_bytes)
-        while not taking.full:
-            firsts = self._files.segments()
-            if not firsts:
-                break
+        now_ns = time.time_ns() if self._clock_is_synchronised() else 0
+        taking = _Taking(after, max_records, max_bytes, now_ns)
+        tries = _TRIES
+        while not taking.full and (firsts := self._files.segments()):
             index = max(bisect.bisect_right(firsts, taking.after + 1) - 1, 0)
-            sealed = index + 1 < len(firsts)
+            last = firsts[index + 1] - 1 if index + 1 < len(firsts) else None
+            self._note_missing(taking.after, firsts[0] - 1)
             try:
-                self._read_segment(taking, firsts[index], firsts[index + 1] - 1 if sealed else None)
-            except (FileNotFoundError, _MendedError):
-                continue  # trimmed or mended since it was listed
-            if not sealed:
+                self._read_segment(taking, firsts[index], last)
+            except _AgainError as again:
+                tries -= 1
+                if not tries:
+                    raise self._trouble(again.cause) from again.cause
+                continue
+            if last is None:
                 break
             if not taking.full:
-                taking.after = max(taking.after, firsts[index + 1] - 1)
+                self._note_missing(max(taking.after, firsts[index] - 1), last)
+                taking.after = max(taking.after, last)
         return taking.found, taking.after
 
     def tail(self) -> int:
         """Return the last number of the stream; 0 if nothing was ever appended."""
         with storage(self._files.folder, "read"):
-            firsts = self._files.segments()
-            if not firsts:
-                return 0
-            db = self._connection(firsts[-1], sealed=False)
-            held = db.execute("SELECT max(seq) FROM records").fetchone()[0]
-            return int(held) if held is not None else firsts[-1] - 1
+            for _ in range(_TRIES):
+                firsts = self._files.segments()
+                if not firsts:
+                    return 0
+                with contextlib.suppress(FileNotFoundError):  # trimmed since it was listed
+                    return last_number(self._connection(firsts[-1], sealed=False)) or firsts[-1] - 1
+        raise self._trouble(None)
 
     def close(self) -> None:
         """Close the open segment."""
@@ -98,48 +123,84 @@ class Scan:
 
     def _read_segment(self, taking: _Taking, first: int, last: int | None) -> None:
         """Take from the segment that begins with *first*; *last* is its last number if it is sealed."""
+        taking.after = max(taking.after, first - 1)
         try:
-            self._take_rows(taking, self._connection(first, sealed=last is not None))
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
-                self.close()
-                give_up_reserve(self._files)
-                raise StorageError(
-                    f"{self._files.folder}: cannot read: {error}; try: make room on this disk"
-                ) from error
-            self._mend(first, last, error)
+            db = self._connection(first, sealed=last is not None)
+            with contextlib.closing(rows_after(db, taking.after, taking.records_left)) as rows:
+                self._take(taking, rows, last)
+        except FileNotFoundError:
+            raise _AgainError from None
         except sqlite3.DatabaseError as error:
-            self._mend(first, last, error)
+            self.close()
+            if not is_damage(error):
+                give_up_reserve(self._files)  # without room a WAL that a dead writer left cannot be read
+                raise _AgainError(error) from error
+            if last is not None:
+                self._mend(first, last, error)
+            self._take_around(taking, first)
 
-    def _take_rows(self, taking: _Taking, db: sqlite3.Connection) -> None:
-        now = time.time_ns() if self._clock_is_synchronised() else 0
-        with contextlib.closing(rows_after(db, taking.after, taking.records_left)) as rows:
-            for row in rows:
-                stored = stored_of(row)
-                if stored is None:
-                    self.damaged += 1
-                    note_gap(self._files, f"{row[0]}-{row[0]} has a wrong checksum")
-                elif 0 < stored.record.expires_ns < now:
-                    self.expired += 1
-                elif not taking.add(stored):
+    def _take(self, taking: _Taking, rows: Iterable[Row], last: int | None) -> None:
+        """Take *rows*. A damaged one in a sealed segment has it mended; in one that is written it is passed over."""
+        for row in rows:
+            missing = taking.row(row)
+            if taking.damaged and last is not None:
+                raise sqlite3.DatabaseError(f"the checksum of record {row[0]} is wrong")
+            if missing:
+                note_gap(self._files, *missing, "damaged on disk: wrong checksum")
+            if taking.full:
+                return
+        if taking.damaged:  # only such rows were left: go on behind them, but never behind what may still come
+            self._pass(taking, min(taking.after + taking.damaged, self.tail()))
+
+    def _pass(self, taking: _Taking, reached: int) -> None:
+        if reached > taking.after:
+            note_gap(self._files, taking.after + 1, reached, "damaged on disk")
+            taking.after = reached
+        taking.damaged = 0
+
+    def _take_around(self, taking: _Taking, first: int) -> None:
+        """Read what can be read of the segment that is being written. It is mended once it is sealed."""
+        with storage(self._files.segment(first), "read"):
+            db = self._connection(first, sealed=False)
+            end = min(last_number(db), taking.after + AROUND)
+            for row in damage.read_around(db, taking.after + 1, end + 1):
+                if row[0] > taking.after + 1:
+                    taking.damaged += 1
+                if missing := taking.row(row):
+                    note_gap(self._files, *missing, "damaged on disk")
+                if taking.full:
                     return
-                taking.after = row[0]
+            self._pass(taking, end)
 
-    def _mend(self, first: int, last: int | None, error: sqlite3.Error) -> Never:
-        """Repair a sealed segment and let the caller read it again; of the last one the writer takes care."""
-        self.close()
-        if last is None:
-            raise StorageError(
-                f"{self._files.segment(first)}: damaged: {error}; it is mended when the service that writes it restarts"
-            ) from error
-        with locked(self._files.folder / "trim.lock", limit_s=TRIM_LOCK_LIMIT_S):
-            if not damage.repair(self._files, first, last=last):
-                raise StorageError(f"{self._files.segment(first)}: cannot be read: {error}") from error
-        raise _MendedError
+    def _mend(self, first: int, last: int, error: sqlite3.Error) -> None:
+        """Repair a sealed segment and let the caller read it again."""
+        with (
+            storage(self._files.segment(first), "mend"),
+            locked(self._files.folder / "trim.lock", limit_s=TRIM_LOCK_LIMIT_S),
+        ):
+            if self._files.segment(first).exists():
+                damage.repair(self._files, first, last=last)
+        raise _AgainError(error) from error
+
+    def _note_missing(self, after: int, through: int) -> None:
+        """Tell that *after* + 1 to *through* are not there, unless the account says so. A new reader misses nothing."""
+        if 0 < after < through and not (losses := read_losses(self._files)).accounts_for(after + 1, through):
+            begin = max(after, losses.evicted_through, passed_by_all(self._files) or 0)
+            if begin < through:
+                note_gap(self._files, begin + 1, through, "missing on disk")
+
+    def _trouble(self, cause: sqlite3.Error | None) -> StorageError:
+        what = cause or "its segments vanish"
+        return StorageError(f"{self._files.folder}: cannot read: {what}; try: make room on this disk, see its health")
 
     def _connection(self, first: int, *, sealed: bool) -> sqlite3.Connection:
         if self._db is None or self._open != (first, sealed):
             self.close()
-            self._db = open_to_read(self._files.segment(first), sealed=sealed)
+            try:
+                self._db = open_to_read(self._files.segment(first), sealed=sealed)
+            except sqlite3.OperationalError:
+                if self._files.segment(first).exists():
+                    raise
+                raise FileNotFoundError(self._files.segment(first)) from None
             self._open = (first, sealed)
         return self._db

@@ -21,9 +21,12 @@ from sparkd.steps import reached
 AUTOCHECKPOINT_PAGES = 100
 """Keeps the WAL below half a megabyte, so that a full disk can still be trimmed."""
 BUSY_MS = 5000
+_KEY_OVERHEAD = 12
 CARRIED_KEYS = 10_000
 """How many idempotency keys are remembered across segments, besides those of the segments that are kept."""
 EPOCH_MARK = "sparkd.epoch"
+SIDES = ("-wal", "-shm")
+"""What SQLite keeps beside a file that is in use."""
 
 _SCHEMA = """
 CREATE TABLE records (
@@ -60,7 +63,7 @@ def row_of(seq: int, record: Record) -> Row:
 
 
 def stored_of(row: Row) -> Stored | None:
-    """Return the record in *row*, or None if its checksum is wrong."""
+    """Return the record in *row*, or None if its checksum is wrong. Any values may stand in a damaged row."""
     if zlib.crc32(_pack(row[:-1])) != row[-1]:
         return None
     seq, topic, body, privacy, wall_ns, mono_ns, trace, priority, expires_ns, key, _ = row
@@ -83,24 +86,27 @@ class Segment:
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
         """Write to *db*; use `create` or `open`."""
-        self.path = path
+        self.path, self.first = path, int(path.stem)
         self._db = db
-        held = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-        self.last: int = held[0] if held else 0
+        self.last = last_number(db)
         self.marks: dict[str, bytes] = dict(db.execute("SELECT name, value FROM marks"))
 
     @classmethod
     def create(cls, path: Path, *, first: int, marks: Mapping[str, bytes], keys: Iterable[tuple[str, int]]) -> Segment:
         """Make the segment whose first record will have the number *first*. Raises sqlite3.Error."""
         part = path.with_suffix(".new")
-        part.unlink(missing_ok=True)
-        with closing(_connect(part)) as db:
-            db.executescript(f"BEGIN; {_SCHEMA}")
-            db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('records', ?)", (first - 1,))
-            db.executemany("INSERT INTO marks VALUES (?, ?)", marks.items())
-            db.executemany("INSERT OR REPLACE INTO carried VALUES (?, ?)", keys)
-            db.execute("COMMIT")
-        part.rename(path)  # closed, so the WAL is folded into the file
+        _remove(part)
+        try:
+            with closing(_connect(part)) as db:
+                db.executescript(f"BEGIN; {_SCHEMA}")
+                db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('records', ?)", (first - 1,))
+                db.executemany("INSERT INTO marks VALUES (?, ?)", marks.items())
+                db.executemany("INSERT OR REPLACE INTO carried VALUES (?, ?)", keys)
+                db.execute("COMMIT")
+            part.rename(path)  # closed, so the WAL is folded into the file
+        except BaseException:
+            _remove(part)  # on a full disk it would take the room that is missing
+            raise
         return cls.open(path)
 
     @classmethod
@@ -149,6 +155,12 @@ class Segment:
                 db.execute("ROLLBACK")
             raise
 
+    def insert(self, rows: Iterable[Row]) -> None:
+        """Store rows as they are, checksums and all: the saved ones of a damaged segment."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(_INSERT, rows)
+        self._db.execute("COMMIT")
+
     def seq_of(self, key: str) -> int | None:
         """Return the number under which *key* was stored, as far as is remembered."""
         for query in ("SELECT seq FROM records WHERE key = ?", "SELECT seq FROM carried WHERE key = ?"):
@@ -157,11 +169,21 @@ class Segment:
                 return int(found[0])
         return None
 
-    def keys_to_carry(self) -> list[tuple[str, int]]:
-        """Return the newest idempotency keys, for the next segment."""
+    def keys_to_carry(self, max_bytes: int) -> list[tuple[str, int]]:
+        """Return the newest idempotency keys, for the next segment: they must leave room in it for records."""
         own = "SELECT key, seq FROM records WHERE key IS NOT NULL"
         query = f"SELECT key, seq FROM ({own} UNION SELECT key, seq FROM carried) ORDER BY seq DESC LIMIT ?"  # noqa: S608
-        return list(self._db.execute(query, (CARRIED_KEYS,)))
+        kept, size = [], 0
+        for key, seq in self._db.execute(query, (CARRIED_KEYS,)):
+            size += len(key) + _KEY_OVERHEAD
+            if size > max_bytes:
+                break
+            kept.append((key, seq))
+        return kept
+
+    def frames(self) -> int:
+        """Return how many frames of the WAL SQLite believes in."""
+        return int(self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
 
     def size(self) -> int:
         """Return the size of the file without its WAL, in bytes."""
@@ -172,8 +194,10 @@ class Segment:
 
     def seal(self) -> None:
         """Fold the WAL into the file and close: nothing is written here any more."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._db.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -203,11 +227,31 @@ def open_to_read(path: Path, *, sealed: bool) -> sqlite3.Connection:
     if not path.exists():
         raise FileNotFoundError(path)
     query = "immutable=1" if folded else "mode=ro"
-    db = sqlite3.connect(
-        f"file:{path}?{query}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000
-    )
-    db.execute("PRAGMA cache_size = -256")
+    address = f"{path.absolute().as_uri()}?{query}"
+    db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
+    db.text_factory = _text
+    try:
+        db.execute("PRAGMA cache_size = -256")
+    except BaseException:
+        db.close()
+        raise
     return db
+
+
+def _text(value: bytes) -> str:
+    """A flipped byte in a text shall cost its record, by the checksum, and not the whole read."""
+    return value.decode("utf-8", "replace")
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", *SIDES):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def last_number(db: sqlite3.Connection) -> int:
+    """Return the last number that the segment has given; one less than its first if none, 0 if it does not say."""
+    held = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
+    return held[0] if held and isinstance(held[0], int) else 0
 
 
 def rows_after(db: sqlite3.Connection, after: int, limit: int) -> Generator[Row, None, None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sqlite3
 import time
 from dataclasses import dataclass
 
 from sparkd.outbox.cursor import read_cursor
 from sparkd.outbox.files import Files, locked, sync_folder
 from sparkd.outbox.losses import note_evicted
+from sparkd.outbox.segment import open_to_read
 from sparkd.steps import reached
 
 TRIM_LOCK_LIMIT_S = 2.0
@@ -31,18 +33,20 @@ class Limits:
         return min(self.segment_bytes, max(self.max_bytes // 4, 64 << 10))
 
 
-def trim(files: Files, limits: Limits, *, clock_synchronised: bool = True) -> int:
-    """Remove segments that are not needed; return how many. Raises OSError or StorageError if it cannot."""
+def trim(files: Files, limits: Limits | None, *, clock_synchronised: bool = False) -> int:
+    """Remove segments that all have passed, and by *limits* what is too much; return how many.
+
+    The limits are the writer's; a reader gives None. Raises OSError or StorageError if it cannot.
+    """
     with locked(files.folder / "trim.lock", limit_s=TRIM_LOCK_LIMIT_S):
         firsts = files.segments()
         removed = 0
-        passed = _passed_by_all(files)
+        passed = passed_by_all(files)
         for first, following in itertools.pairwise(firsts):
             if passed is not None and following - 1 <= passed:
                 _remove(files, first)
-            elif _too_much(files, first, limits, clock_synchronised=clock_synchronised):
-                note_evicted(files, first, following - 1)
-                _remove(files, first)
+            elif limits and _too_much(files, first, limits, clock_synchronised=clock_synchronised):
+                _evict(files, first, following - 1, passed or 0)
             else:
                 break
             removed += 1
@@ -51,7 +55,7 @@ def trim(files: Files, limits: Limits, *, clock_synchronised: bool = True) -> in
         return removed
 
 
-def _passed_by_all(files: Files) -> int | None:
+def passed_by_all(files: Files) -> int | None:
     """Return the number that every reader has passed; None if there is no reader, and so nobody to say."""
     if not files.cursors.is_dir():
         return None
@@ -64,6 +68,28 @@ def _too_much(files: Files, first: int, limits: Limits, *, clock_synchronised: b
     if not limits.max_age_s or not clock_synchronised:
         return False
     return time.time() - files.segment(first).stat().st_mtime > limits.max_age_s
+
+
+def _evict(files: Files, first: int, last: int, passed: int) -> None:
+    """Remove a segment that somebody still wants; count its records from *passed* on."""
+    count = max(_last_stored(files, first, last) - max(first - 1, passed), 0)
+    try:
+        note_evicted(files, count, last)
+    except OSError:  # no room for the account: it is made by what is removed
+        _remove(files, first)
+        note_evicted(files, count, last)
+    else:
+        _remove(files, first)
+
+
+def _last_stored(files: Files, first: int, last: int) -> int:
+    """Return the last number stored in a segment; numbers beyond it up to *last* were skipped by a repair."""
+    try:
+        with contextlib.closing(open_to_read(files.segment(first), sealed=True)) as db:
+            held = db.execute("SELECT max(seq) FROM records").fetchone()[0]
+    except (sqlite3.Error, FileNotFoundError):
+        return last
+    return min(int(held), last) if held is not None else first - 1
 
 
 def _remove(files: Files, first: int) -> None:

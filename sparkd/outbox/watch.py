@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,14 +10,20 @@ import anyio
 from asyncinotify import Inotify, Mask
 
 FALLBACK_S = 5.0
+BLIND_S = 0.5
+"""How often to look where the kernel has no more watches to give."""
 
 
 class Watch:
     """Watches files or folders; `changed` returns after something happened to one of them since the last call."""
 
     def __init__(self) -> None:
-        self._inotify = Inotify()
+        try:
+            self._inotify: Inotify | None = Inotify()
+        except OSError:  # fs.inotify.max_user_instances is reached
+            self._inotify = None
         self._watched: set[Path] = set()
+        self._blind = self._inotify is None
 
     def __enter__(self) -> Self:
         return self
@@ -26,7 +31,8 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._inotify.close()
+        if self._inotify is not None:
+            self._inotify.close()
 
     def file(self, path: Path) -> None:
         """Watch what is written to *path*, if it is there."""
@@ -37,14 +43,19 @@ class Watch:
         self._add(path, Mask.CREATE | Mask.DELETE | Mask.MOVED_TO | Mask.MOVED_FROM)
 
     def _add(self, path: Path, mask: Mask) -> None:
-        if path not in self._watched:
-            with contextlib.suppress(OSError):
+        if self._inotify is not None and path not in self._watched:
+            try:
                 self._inotify.add_watch(path, mask | Mask.DELETE_SELF)
+            except OSError:  # not there, or fs.inotify.max_user_watches is reached
+                self._blind = path.exists()
+            else:
                 self._watched.add(path)
 
     async def changed(self) -> None:
-        """Return when something has changed, or after `FALLBACK_S`; the kernel makes one of equal events in a row."""
-        with anyio.move_on_after(FALLBACK_S):
+        """Return when something has changed, or after a while; the kernel makes one of equal events in a row."""
+        with anyio.move_on_after(BLIND_S if self._blind else FALLBACK_S):
+            if self._inotify is None:
+                await anyio.sleep_forever()
             event = await self._inotify.get()
             if event.mask & (Mask.DELETE_SELF | Mask.IGNORED) and event.watch is not None:
                 self._watched.discard(Path(str(event.watch.path)))

@@ -26,7 +26,7 @@ class _Append:
     def __init__(self, records: Sequence[Record], marks: Mapping[str, bytes]) -> None:
         self.records, self.marks = records, marks
         self.numbers: list[int] | None = None
-        self.error: StorageError | None = None
+        self.error: Exception | None = None
 
 
 class Writer:
@@ -44,9 +44,15 @@ class Writer:
         """Store *records*; see `sparkd.service.OutboxWriter.append`."""
         mine = _Append(records, marks or {})
         self._pending.append(mine)
-        async with self._committing:  # whoever comes first commits for all who wait
-            while mine.numbers is None and mine.error is None:
-                await to_thread.run_sync(self._commit, self._take(), limiter=self._thread)
+        try:
+            async with self._committing:  # whoever comes first commits for all who wait
+                while mine.numbers is None and mine.error is None:
+                    with anyio.CancelScope(shield=True):  # others wait for what is taken here
+                        await to_thread.run_sync(self._commit, self._take(), limiter=self._thread)
+        except anyio.get_cancelled_exc_class():
+            if mine in self._pending:
+                self._pending.remove(mine)
+            raise
         if mine.error is not None:
             raise mine.error
         return mine.numbers or []
@@ -73,6 +79,12 @@ class Writer:
         except StorageError as error:
             for append in batch:
                 append.error = error
+            return
+        except Exception as error:  # noqa: BLE001 - a record that cannot be stored is its appender's error, nobody else's
+            for append in batch if len(batch) > 1 else ():
+                self._commit([append])
+            if len(batch) == 1:
+                batch[0].error = error
             return
         begin = 0
         for append in batch:
