@@ -15,6 +15,7 @@ class Notifier:
     """Speaks to the service manager that started this process."""
 
     def __init__(self) -> None:
+        self._stopping = False
         # Without NOTIFY_SOCKET the library would leave a socket open (0.3.2).
         self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         if self._notifier is not None and self._notifier.socket is not None:
@@ -27,7 +28,10 @@ class Notifier:
         self._notifier = None
 
     def ready(self, status: str) -> None:
-        """Say that the daemon is ready, with one line of truth."""
+        """Say that the daemon is ready, with one line of truth. Once it is stopping, only the line is said."""
+        if self._stopping:
+            self.status(status)
+            return
         self._say(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
 
     def status(self, status: str) -> None:
@@ -39,7 +43,8 @@ class Notifier:
         self._say(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        """Say that it is stopping."""
+        """Say that it is stopping; this is never taken back."""
+        self._stopping = True
         self._say("STOPPING=1")
 
     def extend_timeout(self, seconds: float) -> None:

@@ -51,6 +51,16 @@ def test_a_status_can_say_nothing_but_a_status(manager: socket.socket) -> None:
     assert line.startswith("STATUS=71 °C READY=1  xxx")
 
 
+def test_who_is_stopping_is_not_ready_again(manager: socket.socket) -> None:
+    notifier = Notifier()
+    notifier.stopping()
+    notifier.ready("1 of 2 services run")
+    notifier.close()
+
+    assert heard(manager) == ["STOPPING=1"]
+    assert heard(manager) == ["STATUS=1 of 2 services run"]
+
+
 def test_an_abstract_socket_is_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"sparkd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
