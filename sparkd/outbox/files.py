@@ -107,7 +107,7 @@ _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_R
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether *error* means that the file itself is broken, and not the disk full, locked, read-only, or the call wrong."""
+    """Whether *error* means that the file itself is broken; not that the disk is full or locked, or the call wrong."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # Python's own errors: an OperationalError is about a text that is none
         return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
@@ -120,11 +120,20 @@ def storage(path: Path, deed: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-        remedy = "make room on this disk" if full else "see the disk's health and this folder's rights"
+        remedy = "make room on this disk" if _is_full(path, error) else "see the disk's health and this folder's rights"
         raise StorageError(f"{path}: cannot {deed}: {error}; try: {remedy}") from error
     except (sqlite3.DatabaseError, OSError) as error:
         raise StorageError(f"{path}: cannot {deed}: {error}; try: see the disk's space, health and rights") from error
+
+
+def _is_full(path: Path, error: sqlite3.Error) -> bool:
+    """Whether *error* comes of a full disk; SQLite calls what it cannot extend an I/O error, too."""
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        return True
+    with contextlib.suppress(OSError):
+        room = os.statvfs(path if path.exists() else path.parent)
+        return room.f_bavail * room.f_frsize < RESERVE_BYTES and not room.f_flag & os.ST_RDONLY
+    return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
-import msgspec
-
 from sparkd.codec import new_epoch
 from sparkd.errors import StorageError
 from sparkd.outbox import damage
@@ -60,7 +58,7 @@ class Stream:
         if self._full and not self._recovered():
             raise StorageError(f"{self._files.folder}: the disk is full; try: make room on this disk")
         with storage(self._files.folder, "append"):
-            numbers = self._append([_stamped(record) for record in records], marks)
+            numbers = self._append(records, marks)
         self._tell()
         if self._segment.last >= self._segment.first and self._segment.size() >= self._limits.rotate_at:
             with contextlib.suppress(StorageError):  # what was appended is safe; the next append tries again
@@ -251,10 +249,3 @@ def _epoch(files: Files, segment: Segment) -> int:
     if not marked:
         segment.append((), {EPOCH_MARK: epoch.to_bytes(8)})
     return epoch
-
-
-def _stamped(record: Record) -> Record:
-    if record.wall_ns and record.mono_ns:
-        return record
-    wall_ns, mono_ns = record.wall_ns or time.time_ns(), record.mono_ns or time.monotonic_ns()
-    return msgspec.structs.replace(record, wall_ns=wall_ns, mono_ns=mono_ns)

@@ -53,9 +53,10 @@ class Watch:
 
     async def changed(self) -> None:
         """Return when something has changed, or after a while; the kernel makes one of equal events in a row."""
+        if self._inotify is None:
+            await anyio.sleep(BLIND_S)
+            return
         with anyio.move_on_after(BLIND_S if self._blind else FALLBACK_S):
-            if self._inotify is None:
-                await anyio.sleep_forever()
             event = await self._inotify.get()
             if event.mask & (Mask.DELETE_SELF | Mask.IGNORED) and event.watch is not None:
                 self._watched.discard(Path(str(event.watch.path)))

@@ -66,6 +66,7 @@ def garbage(path: Path) -> None:
     path.write_bytes(random.Random(2).randbytes(50_000))
 
 
+GARBAGE = [b"", b"\xff" * 700, b"{}", b"[1]", b'{"epoch": -3}', b'{"epoch": 1e400}', b"[" * 99999]
 HARMS: list[Harm] = [zero_page, random_page, ten_pages, last_page, root_page, header, truncated, empty, garbage]
 
 
