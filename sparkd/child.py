@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from sparkd.bus import finish
 from sparkd.config import decode_table
 from sparkd.host import Place, run_host
 from sparkd.log import StructuredLog, configure
@@ -33,6 +34,8 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     table: dict[str, Any] = {}
     origin: str = ""
+    origins: dict[str, str] = {}
+    """The file each key of the table came from, for messages."""
 
 
 _decode_spec = msgspec.msgpack.Decoder(ChildSpec).decode
@@ -58,8 +61,12 @@ def service_main(spec_bytes: bytes, result_fd: int) -> int:
 
 def run_loop(service: Service[Any], spec: ChildSpec) -> bool:
     """Run the service on an event loop of its own; return whether it was stopped."""
-    config = decode_table(service.config, spec.table, where=f"plugins.{spec.source.name}", file=spec.origin)
-    return anyio.run(partial(run_host, service, config, spec.place), backend_options={"use_uvloop": True})
+    where = f"plugins.{spec.source.name}"
+    config = decode_table(service.config, spec.table, where=where, origins=spec.origins, file=spec.origin)
+    try:
+        return anyio.run(partial(run_host, service, config, spec.place), backend_options={"use_uvloop": True})
+    finally:
+        finish()
 
 
 def why(error: BaseException, spec: ChildSpec) -> End:

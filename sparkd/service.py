@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -445,5 +445,3 @@ class Context(Protocol[C_co]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoConfig:
     """For a service that has nothing to configure."""
-
-    unused: None = field(default=None, repr=False)

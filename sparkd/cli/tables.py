@@ -37,6 +37,7 @@ class _TableOrder(msgspec.Struct, frozen=True):
     services: list[str]
     table: dict[str, Any]
     origin: str
+    origins: dict[str, str]
 
 
 _decode_order = msgspec.msgpack.Decoder(_TableOrder).decode
@@ -79,7 +80,7 @@ def _absent(config: Config, places: Places) -> list[str]:
 async def _check_table(zygote: Zygote, result: ProbeResult, table: PluginTable | None) -> list[str]:
     table = table or PluginTable()
     names = [manifest.name for manifest in result.manifests]
-    order = _TableOrder(result.source, names, table.table, table.origin)
+    order = _TableOrder(result.source, names, table.table, table.origin, dict(table.origins))
     where = f"[plugins.{result.source.name}]"
     try:
         child = await zygote.spawn("table", msgspec.msgpack.encode(order), name=f"?{result.source.name}")
@@ -102,7 +103,8 @@ def table_main(spec: bytes, result_fd: int) -> int:
     for name in order.services:
         try:
             cls = load_service(order.source, name).config
-            decode_table(cls, order.table, where=f"plugins.{order.source.name}", file=order.origin)
+            where = f"plugins.{order.source.name}"
+            decode_table(cls, order.table, where=where, origins=order.origins, file=order.origin)
         except ConfigError as error:
             problems += error.problems
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything

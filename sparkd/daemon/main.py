@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-
-import anyio
 
 from sparkd.child import SERVICE, service_main
 from sparkd.config import load_places, make, node_id
-from sparkd.core_interfaces import HostApi, SupervisorApi
-from sparkd.daemon.core import Core
-from sparkd.daemon.logbook import Logbook
+from sparkd.daemon.exits import EX_CONFIG
+from sparkd.daemon.rehearsal import rehearse
 from sparkd.daemon.version import VERSION
 from sparkd.errors import ConfigError
-from sparkd.interfaces import interface_spec
-from sparkd.log import StructuredLog, configure
+from sparkd.log import configure
 from sparkd.registry import probe_main
-from sparkd.systemd import Notifier
 from sparkd.zygote import Zygote
-
-EX_FAILED, EX_TEMPFAIL, EX_CONFIG = 1, 75, 78
-"""Exit codes, the latter two of sysexits.h: the zygote was lost and a restart helps; the config must be mended."""
-PRELOAD = ("uvloop", "anyio._backends._asyncio", "anyio.streams.memory", "sqlite3", "prometheus_client.exposition")
-"""What every child would import in its first moment: shared if it is imported before the fork (measured: private memory
-of a child 5.8 instead of 11.7 MB)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,24 +49,12 @@ def _run(config_file: Path | None) -> int:
     lock = _lock(places.runtime / "core.pid")
     try:
         identity = node_id(places.state)
-        # Before the first thread, loop and zmq Context: what is imported by now, all children share.
-        for name in PRELOAD:
-            importlib.import_module(name)
-        for interface in (HostApi, SupervisorApi):  # each host reads them; read now, they are read once
-            interface_spec(interface)
-        zygote = Zygote.fork({SERVICE: service_main, "probe": probe_main})
-        logbook = Logbook()
-        logging.getLogger().addHandler(logbook)
-        core = Core(
-            config=config,
-            places=places,
-            node_id=identity,
-            zygote=zygote,
-            logbook=logbook,
-            log=StructuredLog("core"),
-            notifier=Notifier(),
-        )
-        return anyio.run(partial(_serve, core), backend_options={"use_uvloop": True})
+        rehearse()
+        zygote = Zygote.fork({SERVICE: service_main, "probe": probe_main})  # before the first thread and zmq Context
+        # Not sooner: what is imported by the fork, every child carries.
+        from sparkd.daemon.serve import serve  # noqa: PLC0415 - see above
+
+        return serve(config, places, identity, zygote)
     finally:
         os.close(lock)
 
@@ -99,34 +73,6 @@ def _lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
-
-
-async def _serve(core: Core) -> int:
-    code = 0
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        try:
-            async with core.open(), anyio.create_task_group() as tasks:
-                tasks.start_soon(core.start_services)
-                tasks.start_soon(_watch_zygote, core, tasks.cancel_scope)
-                async for number in signals:
-                    if number != signal.SIGHUP:
-                        break
-                    tasks.start_soon(core.reload_by_signal)
-                core.notifier.stopping()
-                core.log.info("stopping", signal=signal.Signals(number).name)
-                tasks.cancel_scope.cancel()
-        except* OSError as errors:
-            core.log.error(  # noqa: TRY400 - the reason is the system's
-                "cannot run", why="; ".join(str(error) for error in errors.exceptions)
-            )
-            code = EX_FAILED
-    return EX_TEMPFAIL if core.zygote.lost.is_set() else code
-
-
-async def _watch_zygote(core: Core, scope: anyio.CancelScope) -> None:
-    await core.zygote.lost.wait()
-    core.log.error("the zygote is gone, and all children with it; ending, to be started again")
-    scope.cancel()
 
 
 if __name__ == "__main__":

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import PurePath
-from typing import Any, get_type_hints
+from typing import Any
 
-import msgspec
-
+from sparkd.config import config_schema
 from sparkd.events import Durability, event_type
 from sparkd.interfaces import interface_manifest, interface_name
 from sparkd.registry.faults import BrokenPluginError
 from sparkd.registry.source import FailureKind
 from sparkd.registry.validate import Offer, topic_of
 from sparkd.service import Manifest, Route, Service
-
-_REF = "#/$defs/{name}"
 
 
 def build_manifests(plugin: str, offer: Offer) -> tuple[Manifest, ...]:
@@ -45,7 +40,7 @@ def _manifest(plugin: str, service: Service[Any], offer: Offer, routes: tuple[Ro
         isolation=service.isolation,
         start_limit_s=service.start_limit_s,
         energy=service.energy,
-        config_schema=config_schema(service, at=offer.hook),
+        config_schema=_config_schema(service, at=offer.hook),
         serves=tuple(interface_manifest(cls) for cls in service.serves),
         publishes=tuple(topic_of(topic, where) for topic in service.publishes),
         states=tuple(event_type(cls).topic for cls in events if event_type(cls).durability is Durability.STATE),
@@ -55,46 +50,9 @@ def _manifest(plugin: str, service: Service[Any], offer: Offer, routes: tuple[Ro
     )
 
 
-def config_schema(service: Service[Any], *, at: object = None) -> dict[str, Any]:
-    """Return the JSON Schema of the service's config table. Raises BrokenPluginError, naming the field, if it has none.
-
-    Built field by field, because msgspec gives up on a default that JSON has no type for, such as a path.
-    """
-    hints = get_type_hints(service.config, include_extras=True)
-    properties: dict[str, Any] = {}
-    definitions: dict[str, Any] = {}
-    required = []
-    for field in dataclasses.fields(service.config):
-        if not field.init or (field.name == "unused" and hints[field.name] is type(None)):
-            continue
-        try:
-            (schema,), found = msgspec.json.schema_components(
-                [hints[field.name]], schema_hook=_schema_of_custom_type, ref_template=_REF
-            )
-        except TypeError as error:
-            message = f"service {service.name}: config field {field.name!r} has no schema: {error}"
-            raise BrokenPluginError(FailureKind.INVALID, message, at=at) from error
-        definitions |= found
-        properties[field.name] = schema | _default(field)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            required.append(field.name)
-    schema = {"title": service.config.__name__, "type": "object", "properties": properties, "required": required}
-    return schema | {"additionalProperties": False} | ({"$defs": definitions} if definitions else {})
-
-
-def _default(field: dataclasses.Field[Any]) -> dict[str, Any]:
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    elif field.default is not dataclasses.MISSING:
-        value = field.default
-    else:
-        return {}
-    return {"default": msgspec.to_builtins(value, str_keys=True, enc_hook=str)}
-
-
-def _schema_of_custom_type(kind: type[Any]) -> dict[str, Any]:
-    if isinstance(kind, type) and issubclass(kind, PurePath):
-        return {"type": "string", "format": "path"}
-    if kind.__module__.startswith("sparkd."):  # our own types in config tables, such as a secret's name
-        return {"type": "string", "title": kind.__name__}
-    raise NotImplementedError
+def _config_schema(service: Service[Any], *, at: object) -> dict[str, Any]:
+    try:
+        return config_schema(service.config)
+    except TypeError as error:
+        message = f"service {service.name}: its config has no schema: {error}"
+        raise BrokenPluginError(FailureKind.INVALID, message, at=at) from error
