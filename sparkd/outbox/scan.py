@@ -34,6 +34,7 @@ class _Taking:
 
     def __init__(self, after: int, max_records: int, max_bytes: int, now_ns: int) -> None:
         self.after, self.found, self.full = after, list[Stored](), False
+        self.expired = 0
         self.damaged = 0
         """Damaged rows since the last whole one. What number they claim to have cannot be believed."""
         self._max_records, self._bytes_left, self._now_ns = max_records, max_bytes, now_ns
@@ -52,7 +53,10 @@ class _Taking:
             return None  # out of order, by a damaged number near it
         missing = (self.after + 1, row[0] - 1) if self.damaged else None
         self.damaged = 0
-        if 0 < stored.record.expires_ns < self._now_ns or self._add(stored):
+        if 0 < stored.record.expires_ns < self._now_ns:
+            self.expired += 1
+            self.after = row[0]
+        elif self._add(stored):
             self.after = row[0]
         return missing
 
@@ -77,6 +81,9 @@ class Scan:
         self._clock_is_synchronised = clock_is_synchronised
         self._db: sqlite3.Connection | None = None
         self._open: tuple[int, bool] = (0, False)
+        self._empty = range(0)
+        self.expired = 0
+        """How many records were passed over because nobody wants them any more."""
 
     def read(self, after: int, max_records: int, max_bytes: int) -> tuple[list[Stored], int]:
         """Return the records after *after* within the bounds, and the number up to which nothing more is to be read.
@@ -84,24 +91,30 @@ class Scan:
         That number is higher than the last record's where what follows has expired or is damaged.
         """
         now_ns = time.time_ns() if self._clock_is_synchronised() else 0
-        taking = _Taking(after, max_records, max_bytes, now_ns)
+        begin = self._empty.stop if after in self._empty else after  # a long row of expired ones is judged once
+        taking = _Taking(begin, max_records, max_bytes, now_ns)
         tries = _TRIES
         while not taking.full and (firsts := self._files.segments()):
             index = max(bisect.bisect_right(firsts, taking.after + 1) - 1, 0)
             last = firsts[index + 1] - 1 if index + 1 < len(firsts) else None
             self._note_missing(taking.after, firsts[0] - 1)
             try:
-                self._read_segment(taking, firsts[index], last)
+                more = self._read_segment(taking, firsts[index], last)
             except _AgainError as again:
                 tries -= 1
                 if not tries:
                     raise self._trouble(again.cause) from again.cause
+                continue
+            if more:
                 continue
             if last is None:
                 break
             if not taking.full:
                 self._note_missing(max(taking.after, firsts[index] - 1), last)
                 taking.after = max(taking.after, last)
+        self.expired += taking.expired
+        if not taking.found and taking.after > after:
+            self._empty = range(after, taking.after)
         return taking.found, taking.after
 
     def tail(self) -> int:
@@ -121,13 +134,17 @@ class Scan:
             self._db.close()
             self._db = None
 
-    def _read_segment(self, taking: _Taking, first: int, last: int | None) -> None:
-        """Take from the segment that begins with *first*; *last* is its last number if it is sealed."""
+    def _read_segment(self, taking: _Taking, first: int, last: int | None) -> bool:
+        """Take from the segment that begins with *first*; *last* is its last number if it is sealed.
+
+        Return whether there may be more in it than was looked at: what is passed over leaves room for it.
+        """
         taking.after = max(taking.after, first - 1)
         try:
             db = self._connection(first, sealed=last is not None)
-            with contextlib.closing(rows_after(db, taking.after, taking.records_left)) as rows:
-                self._take(taking, rows, last)
+            asked, begin = taking.records_left, taking.after
+            with contextlib.closing(rows_after(db, taking.after, asked)) as rows:
+                return self._take(taking, rows, last) == asked and taking.after > begin
         except FileNotFoundError:
             raise _AgainError from None
         except sqlite3.DatabaseError as error:
@@ -137,20 +154,25 @@ class Scan:
                 raise _AgainError(error) from error
             if last is not None:
                 self._mend(first, last, error)
-            self._take_around(taking, first)
+            return self._take_around(taking, first)
 
-    def _take(self, taking: _Taking, rows: Iterable[Row], last: int | None) -> None:
-        """Take *rows*. A damaged one in a sealed segment has it mended; in one that is written it is passed over."""
-        for row in rows:
+    def _take(self, taking: _Taking, rows: Iterable[Row], last: int | None) -> int:
+        """Take *rows* and return how many there were, or fewer if no more are wanted.
+
+        A damaged one in a sealed segment has it mended; in one that is written it is passed over.
+        """
+        count = 0
+        for count, row in enumerate(rows, 1):
             missing = taking.row(row)
             if taking.damaged and last is not None:
                 raise sqlite3.DatabaseError(f"the checksum of record {row[0]} is wrong")
             if missing:
                 note_gap(self._files, *missing, "damaged on disk: wrong checksum")
             if taking.full:
-                return
+                return count
         if taking.damaged:  # only such rows were left: go on behind them, but never behind what may still come
             self._pass(taking, min(taking.after + taking.damaged, self.tail()))
+        return count
 
     def _pass(self, taking: _Taking, reached: int) -> None:
         if reached > taking.after:
@@ -158,19 +180,21 @@ class Scan:
             taking.after = reached
         taking.damaged = 0
 
-    def _take_around(self, taking: _Taking, first: int) -> None:
+    def _take_around(self, taking: _Taking, first: int) -> bool:
         """Read what can be read of the segment that is being written. It is mended once it is sealed."""
         with storage(self._files.segment(first), "read"):
             db = self._connection(first, sealed=False)
-            end = min(last_number(db), taking.after + AROUND)
+            last = last_number(db)
+            end = min(last, taking.after + AROUND)
             for row in damage.read_around(db, taking.after + 1, end + 1):
                 if row[0] > taking.after + 1:
                     taking.damaged += 1
                 if missing := taking.row(row):
                     note_gap(self._files, *missing, "damaged on disk")
                 if taking.full:
-                    return
+                    return False
             self._pass(taking, end)
+            return taking.after < last
 
     def _mend(self, first: int, last: int, error: sqlite3.Error) -> None:
         """Repair a sealed segment and let the caller read it again."""
