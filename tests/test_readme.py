@@ -13,7 +13,7 @@ import pytest
 
 from sparkd import State
 from sparkd.cli import parser
-from sparkd.daemon.main import EX_CONFIG, EX_FAILED, EX_TEMPFAIL
+from sparkd.daemon.exits import EX_CONFIG, EX_FAILED, EX_TEMPFAIL
 from sparkd.registry import new_plugin
 from sparkd.states import TRANSITIONS
 

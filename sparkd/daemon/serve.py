@@ -1,0 +1,61 @@
+"""The core's life on its event loop: until it is told to stop, or cannot go on."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from functools import partial
+
+import anyio
+
+from sparkd.config import Config, Places
+from sparkd.daemon.core import Core
+from sparkd.daemon.exits import EX_FAILED, EX_TEMPFAIL
+from sparkd.daemon.logbook import Logbook
+from sparkd.log import StructuredLog
+from sparkd.systemd import Notifier
+from sparkd.zygote import Zygote
+
+
+def serve(config: Config, places: Places, node_id: str, zygote: Zygote) -> int:
+    """Run the core until SIGTERM or SIGINT; return the exit code."""
+    logbook = Logbook()
+    logging.getLogger().addHandler(logbook)
+    core = Core(
+        config=config,
+        places=places,
+        node_id=node_id,
+        zygote=zygote,
+        logbook=logbook,
+        log=StructuredLog("core"),
+        notifier=Notifier(),
+    )
+    return anyio.run(partial(_serve, core), backend_options={"use_uvloop": True})
+
+
+async def _serve(core: Core) -> int:
+    code = 0
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        try:
+            async with core.open(), anyio.create_task_group() as tasks:
+                tasks.start_soon(core.start_services)
+                tasks.start_soon(_watch_zygote, core, tasks.cancel_scope)
+                async for number in signals:
+                    if number != signal.SIGHUP:
+                        break
+                    tasks.start_soon(core.reload_by_signal)
+                core.notifier.stopping()
+                core.log.info("stopping", signal=signal.Signals(number).name)
+                tasks.cancel_scope.cancel()
+        except* OSError as errors:
+            core.log.error(  # noqa: TRY400 - the reason is the system's
+                "cannot run", why="; ".join(str(error) for error in errors.exceptions)
+            )
+            code = EX_FAILED
+    return EX_TEMPFAIL if core.zygote.lost.is_set() else code
+
+
+async def _watch_zygote(core: Core, scope: anyio.CancelScope) -> None:
+    await core.zygote.lost.wait()
+    core.log.error("the zygote is gone, and all children with it; ending, to be started again")
+    scope.cancel()
