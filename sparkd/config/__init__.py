@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparkd.config.decode import decode_table, nearest
-from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart
+from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart, take_over
 from sparkd.config.places import Places, load_places, make, node_id, places
 from sparkd.config.schema import config_schema
 from sparkd.config.secret import Secret
@@ -42,4 +42,5 @@ __all__ = [
     "node_id",
     "places",
     "show",
+    "take_over",
 ]

@@ -159,3 +159,10 @@ def changed_plugins(old: Config, new: Config) -> set[str]:
 def needs_restart(old: Config, new: Config) -> list[str]:
     """Return the core tables that differ; they take effect when the daemon is restarted."""
     return [name for name in _CORE if getattr(old, name) != getattr(new, name)]
+
+
+def take_over(held: Config, fresh: Config) -> Config:
+    """Return *held* with what a running daemon can take over from *fresh*: the plugins' tables, not the core's."""
+    kept = {name: file for name, file in held.origins.items() if not name.startswith("plugins")}
+    taken = {name: file for name, file in fresh.origins.items() if name.startswith("plugins")}
+    return replace(held, plugins=fresh.plugins, files=fresh.files, origins={**kept, **taken})

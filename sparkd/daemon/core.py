@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from sparkd.bus import Broker, BusClient, Retained
 from sparkd.calls import CallRouter, Handlers, Rules, Terms, open_to_hosts, stub
-from sparkd.config import Config, Places, changed_plugins, find_config, load_config, needs_restart, show
+from sparkd.config import Config, Places, changed_plugins, find_config, load_config, needs_restart, show, take_over
 from sparkd.core_interfaces import (
     BusApi,
     ConfigApi,
