@@ -12,7 +12,7 @@ from sparkd.bus.publisher import Publisher
 from sparkd.bus.subscription import Subscription, raw
 from sparkd.codec import Message, decode_body, encode_body, topic_of, unpack
 from sparkd.errors import LocalMessageError, RemoteMessageError
-from sparkd.events import Durability, event_type, topic_matches
+from sparkd.events import TOPIC, Durability, event_type, topic_matches
 from sparkd.privacy import Privacy
 from sparkd.service import Policy, Received, Record
 
@@ -22,6 +22,8 @@ Store = Callable[[Record], Awaitable[int]]
 """Puts a record into the outbox and returns its sequence number once it is on disk."""
 FetchRetained = Callable[[str], Awaitable[Sequence[Message]]]
 HIGH_WATER = 10_000
+MAX_GRANTED = 10_000
+"""Topics remembered as this service's to publish."""
 
 
 class BusClient:
@@ -50,6 +52,7 @@ class BusClient:
         self._current_trace = current_trace
         self._high_water = high_water
         self._publisher = Publisher(runtime, node=node, service=service, high_water=high_water)
+        self._granted: set[str] = set()
         self._subscriptions: list[Subscription[Any]] = []
 
     @asynccontextmanager
@@ -70,7 +73,10 @@ class BusClient:
         """Send *event*; see `sparkd.service.Bus.publish`."""
         declared = event_type(type(event))
         goes_to = topic_of(type(event), topic)
-        self._check(self._publishes, goes_to, "publish")
+        if goes_to not in self._granted:
+            self._check(self._publishes, goes_to, "publish")
+            if len(self._granted) < MAX_GRANTED:
+                self._granted.add(goes_to)
         body = encode_body(event)
         privacy = declared.privacy if privacy is None else privacy
         trace = trace or self._current_trace()
@@ -97,7 +103,12 @@ class BusClient:
     async def subscribe_topic(
         self, topic: str, *, policy: Policy = Policy.DROP_OLDEST, limit: int = 1000
     ) -> AsyncIterator[Subscription[Any]]:
-        """Subscribe to all events at or beneath *topic*, bodies as plain values."""
+        """Subscribe to all events at or beneath *topic*, bodies as plain values; the empty topic is everything.
+
+        Raises LocalMessageError for a malformed topic: it would never match.
+        """
+        if topic and not TOPIC.fullmatch(topic):
+            raise LocalMessageError(f"malformed topic {topic!r}: dotted lower-case segments expected")
         async with self._open(topic, unpack, policy, limit) as subscription:
             yield subscription
 

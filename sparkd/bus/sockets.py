@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251 - this is where the event loop itself is handled
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import anyio
 import zmq  # noqa: TID251 - this is the bus
 
 from sparkd.errors import CallError, CallErrorKind
@@ -29,15 +31,30 @@ PEER_QUEUE = 1000
 
 Configure = Callable[["zmq.Socket[bytes]"], None]
 
-_context: zmq.Context[zmq.Socket[bytes]] | None = None
+NOBLOCK = int(zmq.NOBLOCK)
+MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Plain numbers: pyzmq's flags are enums, and combining them for each frame costs a tenth of the rate."""
+
+_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
-    """Return this process's Context. It is made at first use: one made before a fork is of no use after it."""
-    global _context  # noqa: PLW0603 - one Context a process is how ZeroMQ is meant to be used
-    if _context is None or _context.closed:
-        _context = zmq.Context(io_threads=1)
-    return _context
+    """Return this process's Context. It is made at first use, and anew after a fork: the parent's is of no use then."""
+    process = os.getpid()
+    held = _contexts.get(process)
+    if held is None or held.closed:
+        held = _contexts[process] = zmq.Context(io_threads=1)
+    return held
+
+
+def finish() -> None:
+    """Close this process's Context once what closed sockets still had to say has left, within the time they gave it.
+
+    For a process that ends by `os._exit`: without it, the last events before the end are lost. Blocks.
+    """
+    held = _contexts.pop(os.getpid(), None)
+    if held is not None:
+        held.destroy()  # sockets that were never closed are closed now: `term` alone would wait for them for ever
 
 
 class Drained:
@@ -51,6 +68,8 @@ class Drained:
         self._descriptor = int(socket.getsockopt(zmq.FD))
         self._looking = False
         self._closed = False
+        self.linger_ms = 0
+        """How long libzmq may go on sending, in the background, what was sent before the socket is closed."""
 
     def __enter__(self) -> Self:
         self._loop.add_reader(self._descriptor, self.drain)
@@ -63,11 +82,11 @@ class Drained:
         self.close()
 
     def close(self) -> None:
-        """Stop listening and close the socket; what is not sent yet is dropped."""
+        """Stop listening and close the socket; what is not sent within `linger_ms` is dropped."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._descriptor)
-            self.socket.close(linger=0)
+            self.socket.close(linger=self.linger_ms)
 
     def look_again(self) -> None:
         """Look for messages soon, though the descriptor says nothing."""
@@ -78,21 +97,57 @@ class Drained:
     def drain(self) -> None:
         """Take what is there, up to a batch."""
         self._looking = False
-        if self._closed:
-            return
-        receive, take = self.socket.recv_multipart, self._on_message
+        finished = False
         try:
-            for _ in range(BATCH):
-                take(receive(zmq.NOBLOCK))
-                if self._closed:
-                    return
-        except zmq.Again:
-            return
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.ENOTSOCK, zmq.ETERM):
-                return
-            raise
-        self.look_again()
+            finished = self._closed or self._read_batch()
+        finally:
+            if not finished:  # more to read, or a callback failed: the descriptor will not tell again
+                self.look_again()
+
+    def _read_batch(self) -> bool:
+        """Read up to a batch; return whether everything is read."""
+        receive, take = self.socket.recv_multipart, self._on_message
+        for _ in range(BATCH):
+            try:
+                frames = receive(NOBLOCK)
+            except zmq.Again:
+                return True
+            take(frames)
+            if self._closed:
+                return True
+        return False
+
+
+class Speaker(Drained):
+    """A socket that sends everything to the broker, whatever the broker's readers say they do not want.
+
+    XPUB, not PUB: it hears a listener's first subscription, and so knows when sending begins to have an effect. And its
+    subscriptions are set by hand: libzmq hands an unsubscription that nobody made up through every proxy, so with PUB
+    any reader of the bus could take the bus from all others.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, high_water: int) -> None:
+        """Queue up to *high_water* messages before dropping; connect or bind `socket` once it is entered."""
+        socket = context.socket(zmq.XPUB)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, high_water)
+        socket.setsockopt(zmq.XPUB_MANUAL, 1)
+        super().__init__(socket, self._on_word)
+        self.heard = anyio.Event()
+
+    def send(self, topic: bytes, header: bytes, body: bytes) -> None:
+        """Send an event. Never waits; drops it if the queue is full."""
+        send = self.socket.send
+        send(topic, MORE)  # three plain sends: `send_multipart` costs three times as much
+        send(header, MORE)
+        send(body, NOBLOCK)
+        if not self._looking:
+            self.look_again()
+
+    def _on_word(self, frames: list[bytes]) -> None:
+        if frames[0][:1] == b"\x01":
+            self.socket.setsockopt(zmq.SUBSCRIBE, b"")  # for the listener who said it
+            self.heard.set()
 
 
 class DealerChannel(Drained):
@@ -110,9 +165,11 @@ class DealerChannel(Drained):
     def send(self, frames: list[bytes]) -> None:
         """Send a message. Raises CallError (`UNAVAILABLE`) if the peer does not read."""
         try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK)
+            self.socket.send_multipart(frames, NOBLOCK)
+        except zmq.Again:
+            raise CallError(CallErrorKind.UNAVAILABLE, "peer does not read", remedy="see what keeps it busy") from None
         except zmq.ZMQError as error:
-            raise CallError(CallErrorKind.UNAVAILABLE, f"peer does not read: {error.strerror}") from None
+            raise CallError(CallErrorKind.UNAVAILABLE, f"gone: {error.strerror}") from None
         self.look_again()
 
 
@@ -164,7 +221,7 @@ class RouterChannel(Drained):
 
     def _try_send(self, peer: bytes, frames: list[bytes]) -> bool:
         try:
-            self.socket.send_multipart([peer, *frames], zmq.NOBLOCK)
+            self.socket.send_multipart([peer, *frames], NOBLOCK)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import subprocess
-import sys
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgpack
@@ -18,34 +11,13 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparkd import Durability, LocalMessageError, NodeHealth, Policy, Privacy, Record, SensorReading, event
-from sparkd.bus import Broker, BusClient, Retained, Subscription
-from sparkd.codec import MAX_EVENT_BYTES
+from sparkd import LocalMessageError, NodeHealth, Policy, Privacy, Record, SensorReading
+from sparkd.bus import Broker, Retained
+from sparkd.codec import MAX_EVENT_BYTES, Header, encode_header
 from sparkd.testing import short_folder
+from tests.bus.bus_rig import Count, Keep, child, client, take, until
 
 pytestmark = pytest.mark.anyio
-
-
-@event("test.count")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
-    n: int
-    filling: str = ""
-
-
-@event("test.keep", durability=Durability.DURABLE)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
-    n: int
-
-
-def client(runtime: Path, service: str = "s", **options: Any) -> AbstractAsyncContextManager[BusClient]:
-    return BusClient(runtime, node="n", service=service, **options).open()
-
-
-async def take(subscription: Subscription[Any], count: int) -> list[Any]:
-    with anyio.fail_after(10):
-        return [await anext(subscription) for _ in range(count)]
 
 
 async def test_an_event_arrives_with_its_header(runtime: Path, broker: Broker) -> None:
@@ -78,30 +50,17 @@ async def test_plain_pyzmq_and_msgpack_read_the_bus(runtime: Path, broker: Broke
 import sys, msgpack, zmq
 socket = zmq.Context().socket(zmq.SUB)
 socket.connect(sys.argv[1])
-socket.subscribe(b"sparkd.probe.reader")
 socket.subscribe(b"test.count")
+socket.subscribe(b"sparkd.probe.reader")  # last: when it is answered, both are in force
 assert socket.recv_multipart()[0] == b"sparkd.probe.reader"
 print("ready", flush=True)
 topic, header, body = socket.recv_multipart()
 print(topic.decode(), msgpack.unpackb(header)[1:4], msgpack.unpackb(body), flush=True)
 """
-    # The subscription to the probe topic comes last on the wire here too, so "ready" means both are in force.
-    program = program.replace(
-        'socket.subscribe(b"sparkd.probe.reader")\nsocket.subscribe(b"test.count")',
-        """
-socket.subscribe(b"test.count")
-socket.subscribe(b"sparkd.probe.reader")""",
-    )
-    async with client(runtime) as bus:
-        process = await anyio.open_process([sys.executable, "-c", program, f"ipc://{runtime / 'bus.sub'}"])
-        assert process.stdout is not None
-        with anyio.fail_after(20):
-            assert await process.stdout.receive() == b"ready\n"
-            await bus.publish(Count(n=3))
-            line = await process.stdout.receive()
-            await process.wait()
-        await process.aclose()
-    assert line == b"test.count ['n', 's', 1] {'n': 3, 'filling': ''}\n"
+    async with client(runtime) as bus, child(program, f"ipc://{runtime / 'bus.sub'}") as line:
+        assert await line() == "ready"
+        await bus.publish(Count(n=3))
+        assert await line() == "test.count ['n', 's', 1] {'n': 3, 'filling': ''}"
 
 
 async def test_segments_are_matched_whole(runtime: Path, broker: Broker) -> None:
@@ -118,12 +77,20 @@ async def test_latest_keeps_the_newest_of_each_topic_and_counts_the_rest(runtime
         for n in range(100):
             await bus.publish(Count(n=n))
         await take(every, 100)
-        with anyio.fail_after(5):
-            while new.received < 100:
-                await anyio.lowlevel.checkpoint()
+        await until(lambda: new.received == 100)
 
         assert [r.event.n for r in await take(new, 1)] == [99]
         assert (new.dropped, new.lost) == (99, 0)
+
+
+async def test_latest_keeps_no_more_topics_than_its_bound(runtime: Path, broker: Broker) -> None:
+    async with client(runtime) as bus, bus.subscribe(Count, policy=Policy.LATEST, limit=3) as new:
+        for n in range(10):
+            await bus.publish(Count(n=n), topic=f"test.count.t{n}")
+        await until(lambda: new.received == 10)
+
+        assert [r.event.n for r in await take(new, 3)] == [7, 8, 9]
+        assert new.dropped == 7
 
 
 async def test_drop_oldest_drops_the_oldest_and_all_says_that_it_cannot(runtime: Path, broker: Broker) -> None:
@@ -136,15 +103,15 @@ async def test_drop_oldest_drops_the_oldest_and_all_says_that_it_cannot(runtime:
         for n in range(30):
             await bus.publish(Count(n=n))
         await take(every, 30)
-        with anyio.fail_after(5):
-            while short.received < 30 or strict.received < 30:
-                await anyio.lowlevel.checkpoint()
+        await until(lambda: short.received == strict.received == 30)
 
         assert [r.event.n for r in await take(short, 10)] == list(range(20, 30))
         assert (short.dropped, short.lost) == (20, 0)
-        await take(strict, 10)
+        assert [r.event.n for r in await take(strict, 10)] == list(range(10))
         with pytest.raises(BufferError, match="more than 10 events"):
             await anext(strict)
+        await bus.publish(Count(n=30))
+        assert [r.event.n for r in await take(strict, 1)] == [30]
 
 
 async def test_events_lost_on_the_way_are_counted_exactly(runtime: Path, broker: Broker) -> None:
@@ -157,10 +124,57 @@ async def test_events_lost_on_the_way_are_counted_exactly(runtime: Path, broker:
         assert counts.lost == 5
 
         bus._publisher._last["test.count"] += 3
-        with anyio.fail_after(5):
-            while counts.lost < 8:
-                await anyio.lowlevel.checkpoint()
+        await until(lambda: counts.lost >= 8)
         assert counts.lost == 8
+
+
+@pytest.mark.parametrize("topic", ["", "test"])
+async def test_lost_tails_are_counted_for_every_kind_of_subscription(runtime: Path, broker: Broker, topic: str) -> None:
+    async with client(runtime) as bus, bus.subscribe_topic(topic) as everything:
+        await bus.publish(Count(n=0))
+        await take(everything, 1)
+        bus._publisher._last["test.count"] += 3
+        await until(lambda: everything.lost >= 3)
+        assert everything.lost == 3
+
+
+async def test_a_publisher_that_closes_says_what_it_sent_last(runtime: Path, broker: Broker) -> None:
+    async with client(runtime) as reader, reader.subscribe(Count) as counts:
+        async with client(runtime, "brief") as brief:
+            await brief.publish(Count(n=1))
+            brief._publisher._last["test.count"] += 2
+        await until(lambda: counts.lost >= 2)
+        assert counts.lost == 2
+
+
+async def test_the_last_events_of_a_process_that_exits_at_once_arrive(runtime: Path, broker: Broker) -> None:
+    program = """
+import os, sys, anyio
+from pathlib import Path
+from sparkd.bus import finish
+from tests.bus.bus_rig import Count, client
+async def main():
+    async with client(Path(sys.argv[1]), "brief") as bus:
+        for n in range(3000):
+            await bus.publish(Count(n=n, filling="x" * 300))
+anyio.run(main)
+finish()
+print("gone", flush=True)
+os._exit(0)
+"""
+    async with client(runtime) as bus, bus.subscribe(Count, limit=10_000) as counts:
+        async with child(program, str(runtime)) as line:
+            assert await line() == "gone"
+        await until(lambda: counts.received + counts.lost >= 3000)
+        assert (counts.received, counts.lost) == (3000, 0)
+
+
+async def test_a_service_of_very_many_topics_can_announce_its_tails(runtime: Path, broker: Broker) -> None:
+    async with client(runtime) as bus, bus.subscribe_topic("sparkd.tails") as tails:
+        bus._publisher._last.update({f"test.count.{'x' * 100}{n}": 1 for n in range(20_000)})
+        bus._publisher._say_tails()
+        said = await take(tails, 20)
+    assert sum(len(r.event["last"]) for r in said) == 20_000
 
 
 async def test_a_stalled_reader_costs_a_healthy_one_nothing(runtime: Path, broker: Broker) -> None:
@@ -189,6 +203,14 @@ async def test_rights_are_checked_on_both_sides(runtime: Path, broker: Broker) -
             await bus.publish(SensorReading(sensor="s", quantity="q", value=1, unit="u"))
         with pytest.raises(LocalMessageError, match=r"may not read 'system.health'"):
             async with bus.subscribe(NodeHealth):
+                pass
+
+
+@pytest.mark.parametrize("topic", ["Test", "test.", ".test", "test..x", "test x", "tést"])
+async def test_a_topic_that_can_never_match_is_refused(runtime: Path, broker: Broker, topic: str) -> None:
+    async with client(runtime) as bus:
+        with pytest.raises(LocalMessageError, match="malformed topic"):
+            async with bus.subscribe_topic(topic):
                 pass
 
 
@@ -224,13 +246,24 @@ async def test_too_large_an_event_is_refused_with_both_numbers(runtime: Path, br
             await bus.publish(Count(n=1, filling="x" * MAX_EVENT_BYTES))
 
 
+HEADER = encode_header(Header(1, "n", "s", 1, 0, 1, 0, Privacy.LOCAL))
+BAD_FRAME = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([b"test.count", b"sparkd.tails", b"sparkd.probe.x", b"\x01", b"\x00", b"\x01test", HEADER]),
+    st.builds(
+        lambda at, byte: HEADER[:at] + byte + HEADER[at + 1 :], st.integers(0, len(HEADER)), st.binary(max_size=2)
+    ),
+)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.binary(max_size=60), min_size=1, max_size=5))
+@given(st.lists(BAD_FRAME, min_size=1, max_size=5))
 def test_random_frames_harm_nobody(frames: list[bytes]) -> None:
     async def attack(runtime: Path) -> None:
         async with Broker(runtime).open(), client(runtime) as bus, bus.subscribe_topic("test") as everything:
-            bus._publisher._socket.send_multipart([b"test" + frames[0], *frames[1:]])
-            bus._publisher._socket.send_multipart(frames)
+            socket = bus._publisher._speaker.socket
+            socket.send_multipart([b"test" + frames[0], *frames[1:]])
+            socket.send_multipart(frames)
             await bus.publish(Count(n=1))
             with anyio.fail_after(5):
                 async for received in everything:
@@ -267,47 +300,3 @@ async def test_last_values_are_kept_within_bounds(runtime: Path, broker: Broker)
         "test.count.t2": 2,
     }
     assert [m.topic for m in kept.at("test.count.t1")] == ["test.count.t1"]
-
-
-async def test_sockets_are_closed_to_others(runtime: Path, broker: Broker) -> None:
-    modes = {name: stat.S_IMODE((runtime / name).stat().st_mode) for name in ("bus.pub", "bus.sub")}
-
-    assert modes == {"bus.pub": 0o600, "bus.sub": 0o660}
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-async def test_another_user_is_refused_and_counted(runtime: Path) -> None:
-    refused = anyio.Event()
-    broker = Broker(runtime, on_refused=lambda _domain, _address: refused.set())
-    program = """
-import os, sys, zmq
-os.setuid(65534)
-socket = zmq.Context().socket(zmq.PUB)
-socket.connect(sys.argv[1])
-import time; time.sleep(30)
-"""
-    async with broker.open():
-        runtime.chmod(0o755)
-        (runtime / "bus.pub").chmod(0o666)
-        process = subprocess.Popen([sys.executable, "-c", program, f"ipc://{runtime / 'bus.pub'}"])
-        try:
-            with anyio.fail_after(10):
-                await refused.wait()
-        finally:
-            process.kill()
-            process.wait()
-    assert broker.peers.refused >= 1
-
-
-async def test_no_broker_is_an_error_that_says_where(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparkd.bus.publisher.CONNECT_LIMIT_S", 0.05)
-    with pytest.raises(OSError, match=r"bus\.pub: no broker answers"):
-        async with client(runtime):
-            pass
-
-
-async def test_a_second_broker_takes_over_the_sockets_of_a_dead_one(runtime: Path) -> None:
-    (runtime / "bus.pub").write_text("left by a crash")
-    async with Broker(runtime).open(), client(runtime) as bus, bus.subscribe(Count) as counts:
-        await bus.publish(Count(n=1))
-        await take(counts, 1)
