@@ -140,8 +140,8 @@ class Core:
         if restart:
             tables = ", ".join(f"[{name}]" for name in restart)
             self.problems["reload"] = f"{tables} changed in the config; restart the daemon for it to take effect"
-        await self.plugins.sync(fresh)
-        self.config = fresh
+        self.config = take_over(self.config, fresh)
+        await self.plugins.sync(self.config)
         self.log.info("config read again", changed=",".join(changed) or "nothing", restart=",".join(restart) or "no")
         return [f"plugins.{name}" for name in changed] + restart
 
