@@ -8,7 +8,8 @@ XSUB and XPUB, and a SUB with `recv_multipart` that decodes header and body into
 moment the publisher is told until the last is decoded; every queue is longer than that, and what is lost is shown.
 
 *Latency*: 1,000 events a second over the same two paths, from before publishing to after decoding. Each reader waits as
-it would at work: ours in the event loop, the raw one in a blocking receive.
+it would at work: ours in the event loop, the raw one in a blocking receive. What an event loop costs by itself is shown
+by a third reader of the raw path, `zmq.asyncio` on the same loop.
 
 Rounds alternate; a ratio is the median of the pairs' ratios.
 
@@ -38,6 +39,7 @@ import msgpack
 import msgspec
 import uvloop
 import zmq
+import zmq.asyncio
 
 from sparkd import Policy, event
 from sparkd.bus import Broker, BusClient
@@ -50,6 +52,8 @@ YIELD_EVERY = 100
 """A publisher that never waits must let its event loop run."""
 SILENCE_S = 5.0
 """Without an event for so long, the rest of a round counts as lost."""
+SETTLE_S = 0.1
+"""For a subscription to get through."""
 WARM, GO, PACED = b"warm", b"go", b"paced"
 FIXED: dict[str, Any] = {
     "sensor": "bme280-workshop",
@@ -147,6 +151,35 @@ class RawSubscriber:
         return took
 
 
+class RawAsyncSubscriber:
+    """Reads the raw path in the event loop, in its turn instead of *blocking*."""
+
+    def __init__(self, folder: Path, blocking: RawSubscriber) -> None:
+        self.other = blocking.socket
+        self.socket = zmq.asyncio.Context().socket(zmq.SUB)
+        self.socket.set_hwm(HIGH_WATER)
+        self.socket.connect(f"ipc://{folder / 'raw.sub'}")
+        self.decode = msgspec.msgpack.Decoder().decode
+
+    async def begin(self) -> None:
+        self.other.unsubscribe(TOPIC.encode())
+        self.socket.subscribe(TOPIC.encode())
+        await anyio.sleep(SETTLE_S)
+
+    async def take(self, count: int) -> list[int]:
+        """Return how long each event took, in ns."""
+        took, now = list[int](), time.monotonic_ns
+        with anyio.move_on_after(SILENCE_S + count / RATE_PER_S):
+            for _ in range(count):
+                _topic, header, body = await self.socket.recv_multipart()
+                self.decode(header)
+                took.append(-self.decode(body)["sent_ns"] + now())
+        self.socket.unsubscribe(TOPIC.encode())
+        self.other.subscribe(TOPIC.encode())
+        await anyio.sleep(SETTLE_S)
+        return took
+
+
 # Our side.
 
 
@@ -214,6 +247,7 @@ def child(main: Callable[[Path, socket.socket], None], folder: Path) -> Iterator
 class Side:
     control: socket.socket
     take: Callable[[int], Awaitable[list[int]]]
+    begin: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
 
     async def burst(self, count: int) -> tuple[float, int]:
         """Return events a second, and how many were lost."""
@@ -224,6 +258,7 @@ class Side:
 
     async def paced(self, count: int) -> list[float]:
         """Return how long each event took, in microseconds."""
+        await self.begin()
         self.control.send(b"%s %d" % (PACED, count))
         return [nanoseconds / 1000 for nanoseconds in await self.take(count)]
 
@@ -233,21 +268,23 @@ async def measure(folder: Path, controls: dict[str, socket.socket], options: arg
     raw = RawSubscriber(folder, options.unpack)
     raw.warm(controls["raw"])
     async with reader.subscribe(Sample, policy=Policy.ALL, limit=HIGH_WATER) as subscription:
+        raw_async = RawAsyncSubscriber(folder, raw)
         sides = {
             "raw": Side(controls["raw"], raw.take),
+            "zmq.asyncio": Side(controls["raw"], raw_async.take, raw_async.begin),
             "sparkd": Side(controls["sparkd"], OurSubscriber(subscription).take),
         }
         return await rounds(sides, options) | {"gaps_counted": subscription.lost, "dropped": subscription.dropped}
 
 
 async def rounds(sides: dict[str, Side], options: argparse.Namespace) -> dict[str, Any]:
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    rates: dict[str, list[float]] = {"raw": [], "sparkd": []}
     times: dict[str, list[list[float]]] = {name: [] for name in sides}
-    lost = dict.fromkeys(sides, 0)
-    for side in sides.values():
-        await side.burst(options.events // 4)  # warm
+    lost = dict.fromkeys(rates, 0)
+    for name in rates:
+        await sides[name].burst(options.events // 4)  # warm
     for number in range(options.rounds):
-        for name in sides if number % 2 else reversed(sides):
+        for name in rates if number % 2 else reversed(rates):
             rate, missing = await sides[name].burst(options.events)
             rates[name].append(rate)
             lost[name] += missing
@@ -274,6 +311,8 @@ def report(rates: dict[str, list[float]], times: dict[str, list[list[float]]]) -
             name: round(statistics.median(one[index] for one in found), 1) for name, found in cuts.items()
         }
         result[f"latency_{which}_ratio"] = round(statistics.median(ratios), 2)
+        beside = [o[index] / t[index] for o, t in zip(cuts["sparkd"], cuts["zmq.asyncio"], strict=True)]
+        result[f"latency_{which}_ratio_to_zmq.asyncio"] = round(statistics.median(beside), 2)
     return result | {"latency_target": 1.3}
 
 
