@@ -52,6 +52,7 @@ from sparkd.interfaces import (
     reads,
 )
 from sparkd.privacy import Privacy, strictest
+from sparkd.secret import Secret
 from sparkd.service import (
     CallInfo,
     Context,
@@ -114,6 +115,7 @@ __all__ = [
     "Record",
     "RemoteMessageError",
     "Route",
+    "Secret",
     "SensorReading",
     "Service",
     "ServiceChanged",

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    {"errors", "privacy", "steps", "events", "states", "service", "codec", "interfaces", "core_interfaces"},
+    {"errors", "privacy", "secret", "steps", "events", "states", "service", "codec", "interfaces", "core_interfaces"},
     {"hookspecs", "config", "log", "metrics", "systemd", "outbox"},
     {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor"},
     {"daemon", "cli", "testing", "demo"},

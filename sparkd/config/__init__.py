@@ -6,7 +6,6 @@ from sparkd.config.decode import decode_table, nearest
 from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart, take_over
 from sparkd.config.places import Places, load_places, make, node_id, places
 from sparkd.config.schema import config_schema
-from sparkd.config.secret import Secret
 from sparkd.config.show import show
 from sparkd.config.tables import (
     BusConfig,
@@ -18,6 +17,7 @@ from sparkd.config.tables import (
     PluginTable,
     RpcConfig,
 )
+from sparkd.secret import Secret
 
 __all__ = [
     "BusConfig",

@@ -16,9 +16,10 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import inspect as kinds
 
-from sparkd.config.secret import Secret, looks_secret, resolve
+from sparkd.config.secret import looks_secret, resolve
 from sparkd.config.tables import PLUGIN_KEYS
 from sparkd.errors import ConfigError
+from sparkd.secret import Secret
 
 C = TypeVar("C")
 Origins = Mapping[str, str]

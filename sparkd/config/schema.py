@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect as kinds
 
-from sparkd.config.secret import Secret
 from sparkd.config.tables import PLUGIN_KEYS
+from sparkd.secret import Secret
 
 _SECRET = {
     "type": "object",

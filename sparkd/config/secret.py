@@ -1,4 +1,4 @@
-"""Secrets: named in the config, never written in it, and never shown."""
+"""Finding the secrets that a config names: in systemd's credentials, in closed files, in the environment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparkd.secret import Secret
+
 _WAYS = '{ credential = "name" }, { file = "/path" } or { env = "NAME" }'
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 MAX_SECRET_BYTES = 64 << 10
@@ -18,32 +20,6 @@ _TELLING = re.compile(r"passw|passphrase|secret|token(?!s)|credential|(api|priva
 def looks_secret(key: str) -> bool:
     """Whether a key's name says that its value must not be shown, whatever its type is."""
     return _TELLING.search(key) is not None
-
-
-class Secret:
-    """A value that shows itself only when asked by `reveal`."""
-
-    __slots__ = ("_value", "source")
-
-    def __init__(self, value: str, source: str) -> None:
-        """Hold *value*, which came from *source* (a name, safe to show)."""
-        self._value = value
-        self.source = source
-
-    def reveal(self) -> str:
-        """Return the secret itself."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return f"<secret from {self.source}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    __hash__ = None  # type: ignore[assignment] # a hash would be a way to recognise it
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a secret is not copied out of the process")
 
 
 def resolve(written: Any) -> Secret:

@@ -9,8 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sparkd.config.secret import Secret, looks_secret
+from sparkd.config.secret import looks_secret
 from sparkd.config.tables import Config
+from sparkd.secret import Secret
 
 _PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s]+@")
 HIDDEN = "(hidden)"

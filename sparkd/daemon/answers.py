@@ -96,6 +96,9 @@ class PluginsAnswers:
 
     async def _toggle(self, name: str, *, enabled: bool) -> PluginStatus:
         core = self._core
+        if core.plugins.synced and name not in core.plugins.names:
+            message = f"there is no plugin {name!r}; {nearest(name, core.plugins.names)}"
+            raise CallError(CallErrorKind.INVALID_PARAMS, message, field="name")
         try:
             await to_thread.run_sync(toggles.write, core.places.config, name, enabled)
             await core.reload()

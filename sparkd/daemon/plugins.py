@@ -38,13 +38,22 @@ class Plugins:
     """Whether the plugins have been read at least once."""
     _syncing: anyio.Lock = field(default_factory=anyio.Lock)
     _manifests: tuple[Manifest, ...] = ()
+    _present: dict[str, PluginSource] = field(default_factory=dict)
+    """Every plugin that is installed or dropped in, wanted or not, by name."""
 
     async def sync(self, config: Config | None = None) -> dict[str, list[str]]:
         """Bring the services in line; return what was `added`, `changed` and `removed`, by service name."""
         async with self._syncing:
             if config is not None:
                 self.config = config
-            self.results = await self.registry.read(self._is_wanted)
+            present: dict[str, PluginSource] = {}
+
+            def is_wanted(source: PluginSource) -> bool:
+                present[source.name] = source
+                return self._is_wanted(source)
+
+            self.results = await self.registry.read(is_wanted)
+            self._present = present
             plans = {plan.name: plan for result in self.results for plan in self._plans(result)}
             self._manifests = tuple(self._in_config_order(plans))
             self.synced = True
@@ -64,9 +73,15 @@ class Plugins:
     def status(self) -> list[PluginStatus]:
         """Return each plugin, and what is wrong with it."""
         seen = {result.source.name for result in self.results}
-        off = [_off(name) for name, table in self.config.plugins.items() if name not in seen and not table.enabled]
+        wanted = {name for name, table in self.config.plugins.items() if table.enabled}
+        off = [_off(name, self._present.get(name)) for name in self.names - seen - wanted]
         found = [self._status(result) for result in self.results]
         return sorted([*found, *self.absent(), *off], key=lambda plugin: plugin.name)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all plugins that are there, or that the config has a table for."""
+        return self._present.keys() | self.config.plugins.keys()
 
     def absent(self) -> list[PluginStatus]:
         """Return the plugins that the config wants and that are not there."""
@@ -130,7 +145,7 @@ class Plugins:
         source, failure = result.source, result.failure
         status = PluginStatus(
             name=source.name,
-            origin="installed" if source.kind is SourceKind.ENTRY_POINT else source.path,
+            origin=_origin(source),
             enabled=True,
             services=[manifest.name for manifest in result.manifests],
         )
@@ -139,8 +154,14 @@ class Plugins:
         return replace(status, problem=failure.message, remedy=failure.remedy, file=failure.file, line=failure.line)
 
 
-def _off(name: str) -> PluginStatus:
-    return PluginStatus(name=name, origin="config", enabled=False, services=[])
+def _origin(source: PluginSource | None) -> str:
+    if source is None:
+        return "config"
+    return "installed" if source.kind is SourceKind.ENTRY_POINT else source.path
+
+
+def _off(name: str, source: PluginSource | None) -> PluginStatus:
+    return PluginStatus(name=name, origin=_origin(source), enabled=False, services=[])
 
 
 def _absent(name: str, table: PluginTable) -> PluginStatus:
