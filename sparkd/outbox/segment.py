@@ -205,10 +205,14 @@ class Segment:
         ).fetchone()
         return int(pages) * int(size)
 
+    def fold(self) -> None:
+        """Fold the WAL into the file and begin it anew. Raises sqlite3.Error if a reader or a full disk is in the way."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
     def seal(self) -> None:
         """Fold the WAL into the file and close: nothing is written here any more."""
         try:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.fold()
         finally:
             self._db.close()
 

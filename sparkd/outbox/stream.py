@@ -219,6 +219,9 @@ def _open_whole(files: Files, first: int, given: int) -> Segment | None:
             give_up_reserve(files)  # a full disk is no damage
         else:
             if segment.last >= max(given, first - 1):
+                # What a killed writer has left of a transaction would look like damage behind a shorter one.
+                with contextlib.suppress(sqlite3.Error):
+                    segment.fold()
                 return segment
             segment.close()
             return None

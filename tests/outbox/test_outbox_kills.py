@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import threading
@@ -142,6 +143,52 @@ async def test_kills_at_a_step_lose_and_double_nothing(tmp_path: Path, step: str
 
     ledger.settle() if step != "outbox.before-fsync" or ledger.acknowledged else None
     assert inspect(tmp_path)[0].gaps == []
+
+
+DIE = """
+import os, shutil, signal, sys
+from pathlib import Path
+from sparkd import Record
+from sparkd.outbox import Limits
+from sparkd.outbox.files import Files
+from sparkd.outbox.stream import open_stream
+
+folder = Path(sys.argv[1])
+with open_stream(Files(folder), Limits()) as stream:
+    for size in map(int, sys.argv[2:]):
+        (shm,) = folder.glob("*-shm")
+        shutil.copy(shm, folder / "before")
+        stream.append([Record(topic="t", body=b"x" * 500)] * size, {})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+BEFORE_THE_INDEX = """
+import sys
+from pathlib import Path
+
+(shm,) = Path(sys.argv[1]).glob("*-shm")
+with shm.open("r+b") as file:  # as if the kill had come after the log was written and before its index
+    file.write(Path(sys.argv[1], "before").read_bytes())
+"""
+
+
+async def test_what_a_kill_leaves_behind_in_the_log_is_no_damage(tmp_path: Path) -> None:
+    folder = files(tmp_path).folder
+    run(DIE, folder, 1).communicate()
+    async with box(tmp_path).reader("s", "e", name="r") as reader:  # as long as it is there, the log's index stays
+        await reader.read(max_records=1, max_bytes=1)
+        run(DIE, folder, 5, 100).communicate()
+        run(BEFORE_THE_INDEX, folder).communicate()
+        os.truncate(files(tmp_path).tick, 0)
+        run(DIE, folder, 1).communicate()
+        async with box(tmp_path).writer("e") as writer:
+            assert await writer.append(records(1)) == [8]
+        found = await reader.read(max_records=1000, max_bytes=1 << 20)
+
+    assert numbers(found) == list(range(2, 9))
+    (status,) = inspect(tmp_path)
+    assert (status.gaps, status.quarantined) == ([], [])
 
 
 async def test_a_reader_waits_through_a_restart_of_the_writer(tmp_path: Path) -> None:
