@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparkd.config.decode import decode_table, nearest
 from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart, take_over
 from sparkd.config.places import Places, load_places, make, node_id, places
-from sparkd.config.schema import config_schema
+from sparkd.config.schema import config_schema, secret_keys
 from sparkd.config.show import show
 from sparkd.config.tables import (
     BusConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "needs_restart",
     "node_id",
     "places",
+    "secret_keys",
     "show",
     "take_over",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -25,6 +26,7 @@ _SECRET = {
     "additionalProperties": False,
     "minProperties": 1,
     "maxProperties": 1,
+    "writeOnly": True,
 }
 _LEAVES: dict[type[kinds.Type], dict[str, Any]] = {
     kinds.AnyType: {},
@@ -108,6 +110,21 @@ def _leaf(kind: kinds.Type) -> dict[str, Any]:
         raise TypeError(f"a table cannot hold a {type(kind).__name__.removesuffix('Type').lower()}")
     limits = {said: getattr(kind, name) for name, said in _LIMITS.items() if getattr(kind, name, None) is not None}
     return _LEAVES[type(kind)] | limits
+
+
+def secret_keys(schema: Any) -> set[str]:
+    """Return the names of the keys that hold a secret, at whatever depth of a table with this *schema*."""
+    if isinstance(schema, list):
+        return {key for item in schema for key in secret_keys(item)}
+    if not isinstance(schema, Mapping):
+        return set()
+    found = {name for name, held in schema.get("properties", {}).items() if _holds_secret(held)}
+    return found.union(*(secret_keys(item) for item in schema.values()))
+
+
+def _holds_secret(schema: Mapping[str, Any]) -> bool:
+    ways = (schema, schema.get("items"), schema.get("additionalProperties"), *schema.get("anyOf", ()))
+    return any(isinstance(way, Mapping) and bool(way.get("writeOnly")) for way in ways)
 
 
 def _custom(cls: type[Any]) -> dict[str, Any]:

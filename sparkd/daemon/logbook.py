@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from sparkd.log import INFO, SYSLOG, parse_line
 
 LINES_KEPT = 200
 FOLLOWER_LINES = 1000
+SAID_LINES, SAID_PER_S = 500, 5.0
+"""So many lines of a service go to the daemon's own log in so many seconds; the journal has a limit for the whole
+daemon, and beyond it drops the core's own lines too."""
 _LEVELS = {level: number for number, level in SYSLOG.items()}
 CORE = "core"
 
@@ -27,6 +31,7 @@ class Logbook(logging.Handler):
         super().__init__()
         self._lines: dict[str, deque[LogRecord]] = {}
         self._followers: set[_Follower] = set()
+        self._flows: dict[str, _Flow] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, line by line."""
@@ -36,9 +41,17 @@ class Logbook(logging.Handler):
             )
 
     def child_line(self, service: str, line: str) -> None:
-        """Take a line a service wrote: keep it here, and pass it to the daemon's own log."""
+        """Take a line a service wrote: keep it here, and pass it to the daemon's own log unless there are too many."""
         level, text = parse_line(line)
-        logging.getLogger(service).log(_LEVELS.get(level, logging.INFO), "%s", text)
+        flow = self._flows.setdefault(service, _Flow())
+        held = flow.take(time.monotonic())
+        if held:
+            message = "lines of a service were left out of this log"
+            logging.getLogger(CORE).warning("%s service=%s lines=%d", message, service, held)
+        if held is None:
+            self._keep(LogRecord(service=service, level=level, text=text, at=time.time()))
+        else:
+            logging.getLogger(service).log(_LEVELS.get(level, logging.INFO), "%s", text)
 
     def tail(self, service: str, lines: int) -> list[LogRecord]:
         """Return the last *lines* of *service*, or of all in order of time."""
@@ -69,6 +82,23 @@ class Logbook(logging.Handler):
             if follower.service in ("", record.service):
                 follower.waiting.append(record)
                 follower.news.set()
+
+
+class _Flow:
+    """How much a service says."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._said = 0
+
+    def take(self, now: float) -> int | None:
+        """Count a line; return None if it is one too many, else how many were before it that were."""
+        self._said += 1
+        if now - self._since < SAID_PER_S:
+            return 0 if self._said <= SAID_LINES else None
+        held = max(self._said - 1 - SAID_LINES, 0)
+        self._since, self._said = now, 1
+        return held
 
 
 class _Follower:
