@@ -17,7 +17,7 @@ from sparkd.host import Place, run_host
 from sparkd.log import StructuredLog, configure
 from sparkd.registry import BrokenPluginError, PluginSource, load_service
 from sparkd.service import Service
-from sparkd.supervisor.failure import end_of, innermost
+from sparkd.supervisor.failure import end_of, innermost, tidy
 from sparkd.supervisor.policy import End, EndKind
 
 SERVICE = "service"
@@ -50,7 +50,7 @@ def service_main(spec_bytes: bytes, result_fd: int) -> int:
         service = load_service(spec.source, spec.service)
         stopped = run_loop(service, spec)
         end = End(kind=EndKind.STOPPED if stopped else EndKind.FINISHED)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - a plugin may raise anything
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, a cancellation of its own making too
         end = why(error, spec)
         # What is missing or misconfigured is told by its sentence; a traceback would only frighten.
         trace = innermost(error) if end.kind is EndKind.FAILED else None
@@ -79,7 +79,7 @@ def why(error: BaseException, spec: ChildSpec) -> End:
 def decode_end(content: bytes) -> End | None:
     """Return the end a child wrote, or None if it wrote none that can be read."""
     try:
-        return _decode_end(content) if content else None
+        return tidy(_decode_end(content)) if content else None
     except msgspec.MsgspecError:
         return None
 

@@ -46,6 +46,7 @@ TRANSITIONS: dict[State, dict[Cue, State]] = {
         Cue.START: State.STARTING,
         Cue.MISS: State.WAITING,
         Cue.STOP: State.STOPPED,
+        Cue.SHED: State.SHED,
         Cue.DISABLE: State.DISABLED,
         Cue.GIVE_UP: State.BROKEN,
     },
@@ -91,6 +92,7 @@ TRANSITIONS: dict[State, dict[Cue, State]] = {
         Cue.MISS: State.WAITING,
         Cue.GIVE_UP: State.BROKEN,
         Cue.STOP: State.STOPPED,
+        Cue.SHED: State.SHED,
         Cue.DISABLE: State.DISABLED,
     },
     State.SHED: {

@@ -113,7 +113,7 @@ class Endpoint:
             raise self._closed
         if len(self._opened) >= self._max_in_flight:
             message = f"{self._max_in_flight} calls to {self.name or 'this peer'} are under way"
-            raise CallError(CallErrorKind.UNAVAILABLE, message, remedy="try again when some have ended")
+            raise CallError(CallErrorKind.UNAVAILABLE, message, remedy="try again when some have ended", busy=True)
         self._last_id += 1
         self._opened[self._last_id] = exchange
         self.counts.opened += 1

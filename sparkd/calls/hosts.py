@@ -130,10 +130,12 @@ async def open_to_hosts(router: CallRouter, path: Path) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def connect_to_core(path: Path, *, handlers: Handlers, tasks: TaskGroup) -> AsyncIterator[Endpoint]:
+async def connect_to_core(
+    path: Path, *, handlers: Handlers, tasks: TaskGroup, on_lost: Callable[[], None] = lambda: None
+) -> AsyncIterator[Endpoint]:
     """Connect a service's host to the core at *path*; *handlers* answer what the core passes on.
 
-    Raises OSError if there is no core. When the core is gone the endpoint is closed.
+    Raises OSError if there is no core. When the core is gone the endpoint is closed, and *on_lost* told.
     """
     endpoints: list[Endpoint] = []
 
@@ -148,8 +150,12 @@ async def connect_to_core(path: Path, *, handlers: Handlers, tasks: TaskGroup) -
         )
         return endpoints[0]
 
+    def lost(endpoint: Endpoint) -> None:
+        endpoint.close()
+        on_lost()
+
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_unix_connection(lambda: Wire(made, Endpoint.close), str(path))
+    transport, _ = await loop.create_unix_connection(lambda: Wire(made, lost), str(path))
     try:
         yield endpoints[0]
     finally:

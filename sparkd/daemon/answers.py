@@ -59,6 +59,7 @@ class PluginsAnswers:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._toggling = anyio.Lock()
 
     async def status(self) -> list[PluginStatus]:
         """List every plugin."""
@@ -84,7 +85,7 @@ class PluginsAnswers:
 
     async def rescan(self) -> dict[str, list[str]]:
         """Look at the drop-in folders now."""
-        return await self._core.plugins.sync()
+        return await self._core.sync()
 
     async def enable(self, *, name: str) -> PluginStatus:
         """Let a plugin run, now and after a restart."""
@@ -95,6 +96,10 @@ class PluginsAnswers:
         return await self._toggle(name, enabled=False)
 
     async def _toggle(self, name: str, *, enabled: bool) -> PluginStatus:
+        async with self._toggling:  # the file is read, changed and written: two at once would lose one switch
+            return await self._switch(name, enabled=enabled)
+
+    async def _switch(self, name: str, *, enabled: bool) -> PluginStatus:
         core = self._core
         if core.plugins.synced and name not in core.plugins.names:
             message = f"there is no plugin {name!r}; {nearest(name, core.plugins.names)}"
@@ -109,6 +114,9 @@ class PluginsAnswers:
             remedy = f"write enabled = {str(enabled).lower()} under [plugins.{name}] yourself"
             raise CallError(CallErrorKind.UNAVAILABLE, message, remedy=remedy) from None
         found = {plugin.name: plugin for plugin in core.plugins.status()}
+        if name not in found:
+            message = f"the switch is written, and there is no plugin {name!r} now"
+            raise CallError(CallErrorKind.UNAVAILABLE, message, remedy="install it, or drop it in")
         return found[name]
 
     def _service(self, name: str) -> Supervised:

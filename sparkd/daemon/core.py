@@ -19,7 +19,17 @@ from anyio.abc import TaskGroup
 
 from sparkd.bus import Broker, BusClient, Retained
 from sparkd.calls import CallRouter, Handlers, Rules, Terms, open_to_hosts, stub
-from sparkd.config import Config, Places, changed_plugins, find_config, load_config, needs_restart, show, take_over
+from sparkd.config import (
+    Config,
+    Places,
+    changed_plugins,
+    find_config,
+    load_config,
+    needs_restart,
+    secret_keys,
+    show,
+    take_over,
+)
 from sparkd.core_interfaces import (
     BusApi,
     ConfigApi,
@@ -32,22 +42,20 @@ from sparkd.core_interfaces import (
     ServiceStatus,
     SupervisorApi,
 )
-from sparkd.daemon import answers, figures, report
+from sparkd.daemon import answers, figures, report, upkeep
+from sparkd.daemon.launching import make_plugins
+from sparkd.daemon.linking import make_link, refuse_call, same_site
 from sparkd.daemon.logbook import Logbook
 from sparkd.daemon.plugins import Plugins, failed_state
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind, ConfigError
-from sparkd.events import LinkChanged, NodeHealth, ServiceChanged, event_type
-from sparkd.host import Place
-from sparkd.link import Identity, Link, LinkHooks
-from sparkd.log import StructuredLog
-from sparkd.metrics import serve_metrics, snapshot
-from sparkd.registry import DropInWatch, ManifestCache, Registry
+from sparkd.events import ServiceChanged
+from sparkd.link import Link
+from sparkd.log import OncePer, StructuredLog
 from sparkd.rpc import Door, RpcCounts, RpcLimits, access_of, core_manifest, serve_rpc
-from sparkd.service import Isolation
 from sparkd.states import State
-from sparkd.supervisor import Launcher, Plan, Supervised, Supervisor
-from sparkd.supervisor.processes import Entrance, InlineLauncher, ProcessLauncher, Surroundings
+from sparkd.supervisor import Supervised, Supervisor
+from sparkd.supervisor.processes import Entrance
 from sparkd.systemd import Notifier
 from sparkd.zygote import Zygote
 
@@ -55,9 +63,9 @@ T = TypeVar("T")
 
 CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi)
 ASK_LIMIT_S = 2.0
-RETRY_FAILED_S = 300.0
-PATH_LOOK_S = 2.0
 RUNNING = (State.RUNNING, State.DEGRADED)
+RESTING = (State.STOPPED, State.DISABLED, State.SHED)
+PAUSING = (State.BACKOFF, State.BROKEN, State.WAITING)
 ON_THE_WAY = (State.STARTING, State.STOPPING)
 
 
@@ -79,6 +87,8 @@ class Core:
     supervisor: Supervisor = field(default_factory=Supervisor)
     problems: dict[str, str] = field(default_factory=dict)
     """What is wrong and is not a service's or a link's, by what it is about."""
+    complaints: OncePer = field(default_factory=OncePer)
+    """Keeps a stranger or a bad plugin from flooding the log."""
     broker: Broker = field(init=False)
     bus: BusClient = field(init=False)
     router: CallRouter = field(init=False)
@@ -87,7 +97,9 @@ class Core:
     rpc_counts: RpcCounts = field(init=False)
     _tasks: TaskGroup = field(init=False)
     _changed: anyio.Event = field(default_factory=anyio.Event)
-    _synced: anyio.Event = field(default_factory=anyio.Event)
+    _reloading: anyio.Lock = field(default_factory=anyio.Lock)
+    synced: anyio.Event = field(default_factory=anyio.Event)
+    """Set, and replaced, whenever the plugins have been read."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Core]:
@@ -107,31 +119,47 @@ class Core:
             self.bus = BusClient(places.runtime, node=config.node.name, service="core")
             await stack.enter_async_context(self.bus.open())
             self.router = self._make_router()
+            self.plugins = make_plugins(self)
+            self.link = make_link(self)  # before anybody can ask about it
             await stack.enter_async_context(open_to_hosts(self.router, places.runtime / "calls"))
-            self.plugins = self._make_plugins()
-            await self._tasks.start(self._keep_states)
+            await upkeep.start(self, self._tasks, upkeep.keep_states)
             await stack.enter_async_context(self._serve_socket())
-            self.link = self._make_link()
             await stack.enter_async_context(self.link)
-            await self._open_metrics(stack)
+            await figures.open_metrics(self, stack)
             await stack.enter_async_context(self.supervisor.open())
             await self._tasks.start(self.plugins.registry.follow)
-            self._tasks.start_soon(self._sync_late)
-            await self._tasks.start(self._follow_drop_ins)
-            self._tasks.start_soon(self._retry_failed)
+            for work in (upkeep.sync_late, upkeep.follow_drop_ins, upkeep.retry_failed, upkeep.look_for_paths):
+                await upkeep.start(self, self._tasks, work)
             yield self
 
     async def start_services(self) -> None:
         """Read the plugins and return once each service has had its first attempt."""
-        await self.plugins.sync()
-        for source, failure in self.plugins.failures():
-            self.log.error("plugin cannot be used", plugin=source.name, why=str(failure))
+        try:
+            await self.sync()
+        except Exception as error:
+            self.log.error("plugins cannot be read", exc_info=error)  # noqa: TRY400 - our own log
+            self.problems["plugins"] = f"plugins cannot be read: {error}; mend it, then: sparkctl plugin rescan"
         await self.supervisor.attempted()
         self.ready = True
         self.tell_systemd()
 
+    async def sync(self, config: Config | None = None) -> dict[str, list[str]]:
+        """Bring the services in line with plugins and config; say what cannot be used, once."""
+        before = dict(self.plugins.failures())
+        done = await self.plugins.sync(config)
+        self.problems.pop("plugins", None)
+        for source, failure in self.plugins.failures():
+            if before.get(source) != failure:
+                self.log.error("plugin cannot be used", plugin=source.name, why=str(failure))
+        self.tell_systemd()
+        return done
+
     async def reload(self) -> list[str]:
         """Read the config again and apply it; return what changed. Raises ConfigError, and then nothing has changed."""
+        async with self._reloading:  # two at once could leave the older one in force
+            return await self._reload()
+
+    async def _reload(self) -> list[str]:
         file = self.config.files[0] if self.config.files else find_config()
         fresh = await anyio.to_thread.run_sync(load_config, file)
         restart = needs_restart(self.config, fresh)
@@ -155,6 +183,9 @@ class Core:
             self.log.error(  # noqa: TRY400 - the operator's mistake has no traceback
                 "config not taken over", problems=" | ".join(error.problems)
             )
+        except Exception as error:
+            self.problems["reload"] = f"the config was read, and could not be applied: {error}"
+            self.log.error("config not applied", exc_info=error)  # noqa: TRY400 - our own log
         self.tell_systemd()
 
     async def status(self) -> NodeStatus:
@@ -200,7 +231,10 @@ class Core:
 
     def show_config(self) -> dict[str, Any]:
         """Return the config in force, secrets hidden."""
-        return show(self.config)
+        secrets: dict[str, set[str]] = {}
+        for manifest in self.plugins.manifests:
+            secrets.setdefault(manifest.plugin, set()).update(secret_keys(manifest.config_schema))
+        return show(self.config, secrets)
 
     def tell_systemd(self) -> None:
         """Say READY with the line of truth, once ready."""
@@ -219,7 +253,7 @@ class Core:
         async def ask(name: str) -> None:
             with anyio.move_on_after(ASK_LIMIT_S):
                 try:
-                    found[name] = await question(self._reach(name))
+                    found[name] = await question(self.reach(name))
                 except CallError as error:
                     self.log.debug("host did not answer", service=name, why=str(error))
 
@@ -232,10 +266,9 @@ class Core:
     @staticmethod
     def _is_due(service: Supervised) -> bool:
         """Whether what is wanted of the service has not begun to happen yet."""
-        wants_to_run = service.wanted == "run"
-        return (wants_to_run and service.state in (State.STOPPED, State.DISABLED, State.SHED)) or (
-            not wants_to_run and service.state in (*RUNNING, State.BACKOFF, State.WAITING)
-        )
+        if service.wanted == "run":
+            return service.state in RESTING or (service.state in PAUSING and service.is_poked)
+        return service.state in (*RUNNING, *PAUSING)
 
     def _all_problems(self) -> list[str]:
         linked = self.config.link.listen or self.config.link.peers  # a node without links needs no key
@@ -255,43 +288,10 @@ class Core:
             verify=self.entrance.verify,
             providers=lambda interface: self.plugins.providers(interface),  # noqa: PLW0108 - made later
             unavailable=self._unavailable,
-            refuse_call=self._refuse_call,
-            same_site=self._same_site,
+            refuse_call=partial(refuse_call, self),
+            same_site=partial(same_site, self),
         )
         return CallRouter(node=self.config.node.name, core=handlers, tasks=self._tasks, rules=rules)
-
-    def _make_plugins(self) -> Plugins:
-        config, places = self.config, self.places
-        surroundings = Surroundings(
-            place=self._place,
-            entrance=self.entrance,
-            reach=self._reach,
-            gone=self.router.drop,
-            on_line=self.logbook.child_line,
-            log_level=config.node.log_level,
-        )
-        launchers: dict[Isolation, Launcher] = {
-            Isolation.PROCESS: ProcessLauncher(self.zygote, surroundings),
-            Isolation.INLINE: InlineLauncher(surroundings),
-        }
-
-        def supervise(plan: Plan) -> Supervised:
-            return Supervised(
-                plan=plan,
-                launcher=lambda plan: launchers.get(plan.isolation, launchers[Isolation.PROCESS]),
-                missing=self._missing,
-                on_change=self._on_service_change,
-            )
-
-        cache = ManifestCache(places.cache / "manifests")
-        registry = Registry(self.zygote, folders=places.plugins, cache=cache)
-        return Plugins(
-            config=config,
-            registry=registry,
-            supervisor=self.supervisor,
-            supervise=supervise,
-            on_synced=self._on_synced,
-        )
 
     @asynccontextmanager
     async def _serve_socket(self) -> AsyncIterator[None]:
@@ -318,73 +318,9 @@ class Core:
         async with opened as self.rpc_counts:
             yield
 
-    def _make_link(self) -> Link:
-        node = self.config.node
-        identity = Identity(name=node.name, node_id=self.node_id, site=node.site, role=node.role, version=VERSION)
-        endpoints: dict[str, Any] = {}
-
-        def up(peer: str, channel: Any) -> None:
-            endpoints[peer] = self.router.attach(peer, channel, kind="node")
-
-        def down(peer: str, reason: str) -> None:
-            endpoint = endpoints.pop(peer, None)
-            if endpoint is not None:
-                self.router.detach(endpoint, reason)
-
-        def frames(peer: str, received: list[bytes]) -> None:
-            if peer in endpoints:
-                endpoints[peer].feed(received)
-
-        hooks = LinkHooks(
-            on_peer_up=up,
-            on_peer_down=down,
-            on_frames=frames,
-            retained=lambda topics: [message for topic in topics for message in self.retained.at(topic)],
-            on_change=self._on_link_change,
-        )
-        keys = self.places.state / "keys"
-        return Link(self.config.link, keys_dir=keys, identity=identity, bus=self.bus, hooks=hooks, log=self.log)
-
-    async def _open_metrics(self, stack: AsyncExitStack) -> None:
-        address = self.config.node.metrics_listen
-        if not address:
-            return
-        registry = figures.registry_of(self)
-
-        async def snapshots() -> list[tuple[str, bytes]]:
-            return [("core", snapshot(registry)), *(await self.ask_hosts(lambda host: host.snapshot())).items()]
-
-        try:
-            await stack.enter_async_context(serve_metrics(address, snapshots))
-        except OSError as error:
-            self.problems["metrics"] = (
-                f"no metrics: cannot listen on {address}: {error.strerror}; set [node] metrics_listen to another port"
-            )
-            self.log.warning("no metrics", address=address, why=str(error))
-
-    def _place(self, token: str) -> Place:
-        config = self.config
-        return Place(
-            node=config.node.name,
-            node_id=self.node_id,
-            site=config.node.site,
-            runtime=str(self.places.runtime),
-            state=str(self.places.state),
-            token=token,
-            high_water=config.bus.high_water_messages,
-            outbox={
-                "max_bytes": config.outbox.max_bytes,
-                "max_age_s": config.outbox.max_age_s,
-                "segment_bytes": config.outbox.segment_bytes,
-            },
-        )
-
-    def _reach(self, service: str) -> HostApi:
+    def reach(self, service: str) -> HostApi:
+        """Return a stand-in for the host of *service*."""
         return stub(HostApi, self.router.call, Terms(service=service, deadline_s=3600.0))
-
-    def _missing(self, plan: Plan) -> str | None:
-        running = {name for name, service in self.supervisor.services.items() if service.state in RUNNING}
-        return report.missing_need(plan.manifest.needs, running)
 
     def _unavailable(self, service: str) -> CallError:
         held = self.supervisor.services.get(service)
@@ -394,86 +330,40 @@ class Core:
         remedy = held.end.remedy or f"sparkctl plugin start {service}"
         return CallError(CallErrorKind.UNAVAILABLE, f"service {service!r} is {held.state}{why}", remedy=remedy)
 
-    def _refuse_call(self, peer: str, service: str, interface: str, method: str) -> str | None:
-        settings = self.config.link.peers.get(peer)
-        allowed = settings.calls if settings else []
-        if f"{interface}.{method}" in allowed or f"{interface}.*" in allowed:
-            return None
-        return f"[link.peers.{peer}] calls lets it call {allowed}, not {service}:{interface}.{method}"
-
-    def _same_site(self, node: str) -> bool:
-        settings = self.config.link.peers.get(node)
-        return settings is not None and settings.site == self.config.node.site
-
-    def _on_synced(self) -> None:
-        self._synced.set()
-        self._synced = anyio.Event()
+    def on_synced(self) -> None:
+        """Wake who waits for `synced`."""
+        self.synced.set()
+        self.synced = anyio.Event()
 
     def _on_handler_error(self, method: str, error: BaseException) -> None:
         self.log.error("core handler failed", exc_info=error, method=method)
 
     def _on_stranger(self, domain: str, address: str) -> None:
-        self.log.warning("bus: another user refused", socket=domain, peer=address)
+        if self.complaints.passes(f"bus {domain}") is not None:
+            self.log.warning("bus: another user refused", socket=domain, peer=address)
 
-    def _on_service_change(self, service: Supervised) -> None:
+    def on_service_change(self, service: Supervised) -> None:
+        """Tell the log, systemd, the bus and those who wait what has become of *service*."""
         end = service.end
         level = self.log.warning if service.state in (State.BACKOFF, State.BROKEN, State.WAITING) else self.log.info
         level("service " + service.state.value, service=service.name, **({"why": end.reason} if end.reason else {}))
         self._changed.set()
         self._changed = anyio.Event()
-        self.supervisor.poke(lambda other: other.state is State.WAITING and other is not service)
+        if service.state in RUNNING:  # only who needs it: one that waits for something else keeps its pauses
+            need = f"service:{service.name}"
+            self.supervisor.poke(lambda other: other.state is State.WAITING and need in other.plan.manifest.needs)
         self.tell_systemd()
         change = ServiceChanged(
             service=service.name, state=service.state.value, reason=end.reason, restarts=service.restarts
         )
-        self._publish(change, f"system.health.service.{service.name}")
+        self.publish(change, f"system.health.service.{service.name}")
 
-    def _on_link_change(self, change: LinkChanged) -> None:
-        self._publish(change, f"system.health.link.{change.peer}")
+    def publish(self, event: object, topic: str) -> None:
+        """Send an event of the core's own, soon; one that cannot be sent is told in the log."""
+        self._tasks.start_soon(self._publish, event, topic)
 
-    def _publish(self, event: object, topic: str) -> None:
-        self._tasks.start_soon(partial(self.bus.publish, event, topic=topic))
-
-    async def _keep_states(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Keep the last values of state topics: those of the platform and those that manifests declare."""
-        while True:
-            topics = self._state_topics()
-            async with self.bus.subscribe_messages(*topics) as messages:
-                task_status.started()
-                task_status = anyio.TASK_STATUS_IGNORED
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._until_other_states, topics, tasks.cancel_scope)
-                    async for received in messages:
-                        self.retained.keep(received.event)
-
-    async def _until_other_states(self, topics: tuple[str, ...], scope: anyio.CancelScope) -> None:
-        while self._state_topics() == topics:
-            await self._synced.wait()
-        scope.cancel()
-
-    def _state_topics(self) -> tuple[str, ...]:
-        declared = {topic for manifest in self.plugins.manifests for topic in manifest.states}
-        return tuple(sorted(declared | {event_type(NodeHealth).topic}))
-
-    async def _follow_drop_ins(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        async with DropInWatch(self.places.plugins) as watch:
-            task_status.started()
-            async for changes in watch:
-                done = await self.plugins.sync()
-                self.log.info("drop-ins changed", paths=len(changes.added | changes.changed | changes.removed), **done)
-                for source, failure in self.plugins.failures():
-                    self.log.error("plugin cannot be used", plugin=source.name, why=str(failure))
-                self.tell_systemd()
-
-    async def _sync_late(self) -> None:
-        """Take over what slow plugins offer once they are read: nobody waits for them."""
-        while True:
-            await self.plugins.registry.late()
-            await self.plugins.sync()
-            self.tell_systemd()
-
-    async def _retry_failed(self) -> None:
-        while True:
-            await anyio.sleep(RETRY_FAILED_S)
-            if self.plugins.failures():
-                await self.plugins.sync()
+    async def _publish(self, event: object, topic: str) -> None:
+        try:
+            await self.bus.publish(event, topic=topic)
+        except Exception as error:
+            self.log.error("event not published", exc_info=error, topic=topic)  # noqa: TRY400 - our own log

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sparkd.metrics import serve_metrics, snapshot
 from sparkd.states import State
 
 if TYPE_CHECKING:
@@ -24,6 +26,29 @@ def registry_of(core: Core) -> CollectorRegistry:
     return registry
 
 
+async def open_metrics(core: Core, stack: AsyncExitStack) -> None:
+    """Answer Prometheus until *stack* is left; an address that cannot be used is a problem, not an end."""
+    address = core.config.node.metrics_listen
+    if not address:
+        return
+    registry = registry_of(core)
+
+    async def snapshots() -> list[tuple[str, bytes]]:
+        return [("core", snapshot(registry)), *(await core.ask_hosts(lambda host: host.snapshot())).items()]
+
+    def bad(service: str, why: str) -> None:
+        if core.complaints.passes(f"metrics {service}") is not None:
+            core.log.warning("metrics not taken", service=service, why=why)
+
+    try:
+        await stack.enter_async_context(serve_metrics(address, snapshots, on_bad=bad))
+    except OSError as error:
+        core.problems["metrics"] = (
+            f"no metrics: cannot listen on {address}: {error.strerror}; set [node] metrics_listen to another port"
+        )
+        core.log.warning("no metrics", address=address, why=str(error))
+
+
 class _Figures(Collector):
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -35,7 +60,7 @@ class _Figures(Collector):
         core = self._core
         states = GaugeMetricFamily("sparkd_service_state", "1 for the state a service is in.", labels=["name", "state"])
         restarts = CounterMetricFamily("sparkd_service_restarts", "Runs of a service that ended.", labels=["name"])
-        for name, service in core.supervisor.services.items():
+        for name, service in list(core.supervisor.services.items()):
             for state in State:
                 states.add_metric([name, state.value], float(service.state is state))
             restarts.add_metric([name], service.restarts)

@@ -18,6 +18,7 @@ from sparkd.registry import Failure, FailureKind, PluginSource, ProbeResult, Reg
 from sparkd.service import Isolation, Manifest
 from sparkd.states import State
 from sparkd.supervisor import Plan, Supervised, Supervisor
+from sparkd.supervisor.supervised import STOP_LIMIT_S
 
 NO_TABLE = PluginTable()
 """What a drop-in without a table in the config runs by."""
@@ -57,7 +58,8 @@ class Plugins:
             plans = {plan.name: plan for result in self.results for plan in self._plans(result)}
             self._manifests = tuple(self._in_config_order(plans))
             self.synced = True
-            done = await self._apply(plans)
+            with anyio.CancelScope(shield=True):  # an impatient caller must not leave it half done
+                done = await self._apply(plans)
             self.on_synced()
             return done
 
@@ -131,12 +133,16 @@ class Plugins:
         removed = sorted(held.keys() - plans.keys())
         added = sorted(plans.keys() - held.keys())
         changed = sorted(name for name in plans.keys() & held.keys() if plans[name] != held[name].plan)
+        overs = []
+        for name in changed:
+            held[name].replan(plans[name])
+            overs.append(held[name].ask_restart())
         async with anyio.create_task_group() as tasks:
             for name in removed:
                 tasks.start_soon(self.supervisor.remove, name)
-            for name in changed:
-                held[name].replan(plans[name])
-                tasks.start_soon(held[name].restart)
+            with anyio.move_on_after(STOP_LIMIT_S + 1):
+                for over in overs:
+                    await over.wait()
         for name in added:
             self.supervisor.add(self.supervise(plans[name]))
         return {"added": added, "changed": changed, "removed": removed}

@@ -39,6 +39,7 @@ class Writer:
         self._pending: list[_Append] = []
         self._committing = anyio.Lock()
         self._thread = anyio.CapacityLimiter(1)
+        self._closed = False
 
     async def append(self, records: Sequence[Record], *, marks: Mapping[str, bytes] | None = None) -> list[int]:
         """Store *records*; see `sparkd.service.OutboxWriter.append`."""
@@ -46,6 +47,9 @@ class Writer:
         self._pending.append(mine)
         try:
             async with self._committing:  # whoever comes first commits for all who wait
+                if self._closed and mine in self._pending:
+                    self._pending.remove(mine)
+                    raise StorageError(f"{self.stream_id.service}/{self.stream_id.stream}: the writer is closed")
                 while mine.numbers is None and mine.error is None:
                     with anyio.CancelScope(shield=True):  # others wait for what is taken here
                         await to_thread.run_sync(self._commit, self._take(), limiter=self._thread)
@@ -56,6 +60,11 @@ class Writer:
         if mine.error is not None:
             raise mine.error
         return mine.numbers or []
+
+    async def close(self) -> None:
+        """Return once no commit is under way, and none will be: later appends raise StorageError."""
+        async with self._committing:
+            self._closed = True
 
     def mark(self, name: str) -> bytes | None:
         """Return the last value stored for the mark *name*."""
@@ -97,8 +106,10 @@ async def open_writer(files: Files, limits: Limits, node_id: str) -> AsyncIterat
     """Open the stream in *files* for writing. Raises StorageError."""
     opened = open_stream(files, limits)
     stream = await to_thread.run_sync(opened.__enter__)
+    writer = Writer(stream, StreamId(node_id, files.folder.parent.name, files.folder.name, stream.epoch))
     try:
-        yield Writer(stream, StreamId(node_id, files.folder.parent.name, files.folder.name, stream.epoch))
+        yield writer
     finally:
         with anyio.CancelScope(shield=True):
+            await writer.close()  # a database that is closed while a thread writes to it takes the process along
             await to_thread.run_sync(opened.__exit__, None, None, None)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from sparkd.errors import CallError, CallErrorKind, ConfigError, DeviceError, StorageError
+from sparkd.log import printable
 from sparkd.supervisor.policy import End, EndKind
+
+MAX_CHARS = 2000
+"""Of a reason or a remedy: a plugin may say anything, and it is kept, published and shown."""
 
 
 def end_of(error: BaseException, *, home: Path | None = None) -> End:
@@ -14,7 +19,13 @@ def end_of(error: BaseException, *, home: Path | None = None) -> End:
     error = innermost(error)
     kind, reason, remedy = _verdict(error)
     file, line = ("", 0) if isinstance(error, ConfigError) else where(error, home)  # its message names the config's
-    return End(kind=kind, reason=reason, remedy=remedy, file=file, line=line)
+    return tidy(End(kind=kind, reason=reason, remedy=remedy, file=file, line=line))
+
+
+def tidy(end: End) -> End:
+    """Return *end* with texts that can be kept, sent and shown: bounded, and without control characters."""
+    reason, remedy, file = (printable(text[:MAX_CHARS]) for text in (end.reason, end.remedy, end.file))
+    return replace(end, reason=reason, remedy=remedy, file=file)
 
 
 def _verdict(error: BaseException) -> tuple[EndKind, str, str]:

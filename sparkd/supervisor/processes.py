@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import anyio
 import msgspec
-from anyio.abc import TaskGroup
 
 from sparkd.child import SERVICE, ChildSpec, decode_end
 from sparkd.config import decode_table
@@ -22,13 +21,15 @@ from sparkd.host import Place, run_host
 from sparkd.log import StructuredLog
 from sparkd.registry import load_service, where_in_dump
 from sparkd.service import Service
-from sparkd.supervisor.failure import end_of
+from sparkd.supervisor.failure import end_of, innermost
 from sparkd.supervisor.launch import Instance, Plan
 from sparkd.supervisor.policy import End, EndKind
 from sparkd.zygote import Child, Exit, Zygote
 
 STACK_LIMIT_S = 1.0
 DUMP_LIMIT_S = 0.5
+LINES_KEPT = 200
+"""Of what a child wrote, to find in it where it crashed."""
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
 """Signals that a process brings upon itself."""
 
@@ -67,10 +68,11 @@ class Entrance:
         if service in self.ready:
             self.ready[service].set()
 
-    def forget(self, service: str) -> None:
-        """Expect nothing of *service* any more."""
-        self.tokens.pop(service, None)
-        self.ready.pop(service, None)
+    def forget(self, service: str, ready: anyio.Event) -> None:
+        """Expect nothing more of the host of *service* that *ready* was for; a newer one is still expected."""
+        if self.ready.get(service) is ready:
+            self.tokens.pop(service, None)
+            del self.ready[service]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,24 @@ class ProcessLauncher:
         """Start a child for *plan*; leaving kills what is left of it. Raises OSError if the kernel refuses."""
         around = self._around
         token, ready = around.entrance.expect(plan.name)
+        try:
+            async with self._child(plan, token) as (child, output):
+                yield ProcessInstance(plan, child, ready, around.reach(plan.name), output)
+        finally:
+            around.entrance.forget(plan.name, ready)
+            around.gone(plan.name)
+
+    @asynccontextmanager
+    async def _child(self, plan: Plan, token: str) -> AsyncIterator[tuple[Child, list[str]]]:
+        """Fork a child, with its last lines; leaving kills it and whatever it started."""
+        around = self._around
+        output: list[str] = []
+
+        def on_line(line: str) -> None:
+            output.append(line)
+            del output[:-LINES_KEPT]
+            around.on_line(plan.name, line)
+
         spec = ChildSpec(
             source=plan.source,
             service=plan.name,
@@ -108,15 +128,7 @@ class ProcessLauncher:
             log_level=around.log_level,
             table=plan.table.table,
             origin=plan.table.origin,
-            origins=dict(plan.table.origins),
         )
-        dump: list[str] = []
-
-        def on_line(line: str) -> None:
-            dump.append(line)
-            del dump[:-200]
-            around.on_line(plan.name, line)
-
         child = await self._zygote.spawn(
             SERVICE,
             msgspec.msgpack.encode(spec),
@@ -126,13 +138,11 @@ class ProcessLauncher:
             on_line=on_line,
         )
         try:
-            yield ProcessInstance(plan, child, ready, around.reach(plan.name), dump)
+            yield child, output
         finally:
             child.kill()
             with anyio.CancelScope(shield=True):
                 await child.wait()
-            around.entrance.forget(plan.name)
-            around.gone(plan.name)
 
 
 class ProcessInstance:
@@ -162,10 +172,9 @@ class ProcessInstance:
         how = await self._child.wait()
         if self._end is not None:
             return self._end
-        said = decode_end(await self._child.result())
         if self._asked:
             return End(kind=EndKind.STOPPED)
-        return said if said is not None else self._from_exit(how)
+        return await self._said() or self._from_exit(how)
 
     async def stop(self, limit_s: float) -> None:
         """Ask it to stop; kill it after *limit_s*."""
@@ -186,6 +195,12 @@ class ProcessInstance:
         self._end = End(kind=end.kind, reason=end.reason, remedy=end.remedy, file=file, line=line)
         self._child.kill()
 
+    async def _said(self) -> End | None:
+        try:
+            return decode_end(await self._child.result())
+        except ValueError:  # too much of it: whatever wrote there, it was not our host
+            return None
+
     async def _where(self) -> tuple[str, int]:
         with anyio.move_on_after(STACK_LIMIT_S):
             try:
@@ -194,7 +209,7 @@ class ProcessInstance:
                 pass
         self._child.dump()
         await anyio.sleep(DUMP_LIMIT_S)  # the dump comes through the pipe, without a sign that it is complete
-        return where_in_dump(self._output[-200:], self._plan.source.home)
+        return where_in_dump(self._output, self._plan.source.home)
 
     def _from_exit(self, how: Exit) -> End:
         file, line = where_in_dump(self._output, self._plan.source.home)
@@ -231,23 +246,26 @@ class InlineLauncher:
         """Start a task for *plan*; leaving cancels it."""
         around = self._around
         token, ready = around.entrance.expect(plan.name)
-        async with anyio.create_task_group() as tasks:
-            instance = InlineInstance(plan, around.place(token), ready, around.reach(plan.name), tasks)
-            tasks.start_soon(instance.run, name=f"inline {plan.name}")
-            try:
-                yield instance
-            finally:
-                tasks.cancel_scope.cancel()
-                around.entrance.forget(plan.name)
-                around.gone(plan.name)
+        instance = InlineInstance(plan, around.place(token), ready, around.reach(plan.name))
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(instance.run, name=f"inline {plan.name}")
+                try:
+                    yield instance
+                finally:
+                    instance.cancel()
+        finally:
+            around.entrance.forget(plan.name, ready)
+            around.gone(plan.name)
 
 
 class InlineInstance:
     """A service in the core's own process."""
 
-    def __init__(self, plan: Plan, place: Place, ready: anyio.Event, host: HostApi, tasks: TaskGroup) -> None:
-        """Run by *plan* in *tasks*."""
-        self._plan, self._place, self._ready, self._host, self._tasks = plan, place, ready, host, tasks
+    def __init__(self, plan: Plan, place: Place, ready: anyio.Event, host: HostApi) -> None:
+        """Run by *plan* at *place*."""
+        self._plan, self._place, self._ready, self._host = plan, place, ready, host
+        self._scope = anyio.CancelScope()  # its own: whoever watches it must hear of its end, not share it
         self._over = anyio.Event()
         self._end: End | None = None
 
@@ -258,18 +276,33 @@ class InlineInstance:
 
     async def run(self) -> None:
         """Load and run the service; whatever it raises is its end."""
+        end = End(kind=EndKind.STOPPED)
+        try:
+            with self._scope:
+                end = await self._hosted()
+        finally:
+            self._end = self._end or end
+            self._over.set()
+
+    def cancel(self) -> None:
+        """Let it clean up and end."""
+        self._scope.cancel()
+
+    async def _hosted(self) -> End:
         plan = self._plan
         try:
             service: Service[Any] = load_service(plan.source, plan.name)
-            table, where = plan.table, f"plugins.{plan.source.name}"
-            config = decode_table(service.config, table.table, where=where, origins=table.origins, file=table.origin)
+            config = decode_table(
+                service.config, plan.table.table, where=f"plugins.{plan.source.name}", file=plan.table.origin
+            )
             stopped = await run_host(service, config, self._place)
-            end = End(kind=EndKind.STOPPED if stopped else EndKind.FINISHED)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+        except (Exception, SystemExit, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001 - a plugin may raise anything
             end = end_of(error, home=plan.source.home)
-            StructuredLog(plan.name).error("service failed", exc_info=error)
-        self._end = self._end or end
-        self._over.set()
+            # What is missing or misconfigured is told by its sentence; a traceback would only frighten.
+            trace = innermost(error) if end.kind is EndKind.FAILED else None
+            StructuredLog(plan.name).error("service failed", why=end.reason, exc_info=trace)
+            return end
+        return End(kind=EndKind.STOPPED if stopped else EndKind.FINISHED)
 
     async def ready(self) -> None:
         """Return once the service has started."""
@@ -287,13 +320,13 @@ class InlineInstance:
     async def stop(self, limit_s: float) -> None:
         """Cancel it, and wait for its clean-up no longer than *limit_s*."""
         self._end = End(kind=EndKind.STOPPED)
-        self._tasks.cancel_scope.cancel()
-        with anyio.move_on_after(limit_s, shield=True):
+        self.cancel()
+        with anyio.move_on_after(limit_s):
             await self._over.wait()
         self._over.set()
 
     async def kill(self, end: End) -> None:
         """Cancel it; the end is *end*."""
         self._end = end
-        self._tasks.cancel_scope.cancel()
+        self.cancel()
         self._over.set()

@@ -1,25 +1,32 @@
 """One service under supervision: the loop that starts it, watches it and starts it again.
 
-Theory of operation: `keep` is the only task that changes the state, and it does so only through the table in
-`sparkd.states`. What others want is left in `wanted` and `poke`; `keep` looks at them at its waiting points. So no two
-things ever happen to a service at once, and every state has one place where it begins.
+Theory of operation: `keep` is the only task that changes what happens to a service, and it changes its state only
+through the table in `sparkd.states`. What others want is left in `wanted` and `_again` and said by `poke`. A turn of
+`keep` takes a fresh `_poked` before it looks at anything, so whatever is said from then on ends its next wait. So no
+two things ever happen to a service at once, every state has one place where it begins, and nothing that is said is
+missed. A mistake of ours in a turn costs this service a pause, and no other service anything.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import anyio
 
+from sparkd.errors import CallError
+from sparkd.log import StructuredLog
 from sparkd.states import TRANSITIONS, Cue, State
+from sparkd.supervisor.failure import end_of, tidy
 from sparkd.supervisor.launch import Instance, Launcher, Plan
 from sparkd.supervisor.policy import End, EndKind, RestartPolicy
 
 STOP_LIMIT_S = 2.0
 """How long a service may take to clean up; the daemon as a whole must stop within 5 s."""
+FAULT_PAUSE_S = 10.0
+"""After a mistake of the supervisor's own."""
 
 
 class Wanted(StrEnum):
@@ -34,13 +41,23 @@ class Wanted(StrEnum):
 _REST = {Wanted.STOP: Cue.STOP, Wanted.DISABLE: Cue.DISABLE, Wanted.SHED: Cue.SHED}
 
 
+def _set_event() -> anyio.Event:
+    event = anyio.Event()
+    event.set()
+    return event
+
+
+async def _nothing_missing(_plan: Plan) -> str | None:
+    return None
+
+
 @dataclass(eq=False, kw_only=True)
 class Supervised:
     """A service, its state and why it is in it. Public fields are for reading; change things through methods."""
 
     plan: Plan
     launcher: Callable[[Plan], Launcher]
-    missing: Callable[[Plan], str | None] = lambda _plan: None
+    missing: Callable[[Plan], Awaitable[str | None]] = _nothing_missing
     """Returns what the service needs and is not there, as a sentence; None if nothing is."""
     on_change: Callable[[Supervised], None] = lambda _service: None
     policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -50,12 +67,17 @@ class Supervised:
     end: End = field(default_factory=lambda: End(kind=EndKind.STOPPED))
     restarts: int = 0
     retry_at: float = 0.0
-    """Monotonic time of the next try, while in back-off, waiting or broken."""
+    """Monotonic time of the next try, while in back-off, waiting or broken; 0 while it waits for what it needs."""
     instance: Instance | None = None
     attempted: anyio.Event = field(default_factory=anyio.Event)
     """Set after the first attempt to run it has ended one way or another: what READY waits for."""
+    run_over: anyio.Event = field(default_factory=_set_event)
+    """Set when the run under way is over and the state tells of it; every run has its own."""
     _poked: anyio.Event = field(default_factory=anyio.Event)
-    _run_over: anyio.Event = field(default_factory=anyio.Event)
+    _again: bool = False
+    """Whether the run under way is to be ended and followed by another."""
+    _complaint: End | None = None
+    """What the service said it lacks before it was seen to be ready."""
     _ready_at: float = 0.0
 
     @property
@@ -63,26 +85,18 @@ class Supervised:
         """The service's name."""
         return self.plan.name
 
+    @property
+    def is_poked(self) -> bool:
+        """Whether something was said that `keep` has not looked at yet."""
+        return self._poked.is_set()
+
     async def keep(self) -> None:
         """Run the service as wanted, until cancelled."""
         while True:
-            if self.wanted is not Wanted.RUN:
-                await self._rest()
-                continue
-            missing = self.missing(self.plan)
-            if missing:
-                await self._miss(End(kind=EndKind.MISSING, reason=missing))
-                continue
-            self._poked = anyio.Event()
-            self._run_over = anyio.Event()
             try:
-                end = await self._run_once()
-                pause_s = self._after(end)
-            finally:
-                self._run_over.set()
-            if pause_s is not None:
-                with anyio.move_on_after(pause_s):
-                    await self._poked.wait()
+                await self._turn()
+            except Exception as error:  # noqa: BLE001 - one keeper's failure would end those of all services
+                await self._recoil(error)
 
     def want(self, wanted: Wanted) -> None:
         """Set what is wanted of the service; it is on its way when this returns."""
@@ -100,31 +114,49 @@ class Supervised:
         self.plan = plan
         self.policy.forget()
 
-    async def restart(self) -> None:
-        """Stop what runs, if anything does, and let `keep` start it again at once."""
+    def ask_restart(self) -> anyio.Event:
+        """Let `keep` end the run under way, if there is one, and start another; what is shed stays shed.
+
+        Return the event of the old run's being over; it is set already if there is none.
+        """
+        if self.wanted is not Wanted.SHED:
+            self.wanted = Wanted.RUN
         self.policy.forget()
-        self.wanted = Wanted.RUN
-        if self.instance is not None:
-            over = self._run_over
-            await self.instance.stop(STOP_LIMIT_S)
-            await over.wait()  # until the state tells of it
+        self._again = True
         self.poke()
+        return self.run_over
+
+    async def restart(self) -> None:
+        """Start it again, and return once the run under way, if there is one, is over."""
+        await self.ask_restart().wait()
 
     def degrade(self, reason: str, remedy: str) -> None:
         """Take the service's word that it runs with less than it wants."""
-        if self.state in (State.RUNNING, State.DEGRADED):
-            self.end = End(kind=EndKind.MISSING, reason=reason, remedy=remedy)
+        complaint = tidy(End(kind=EndKind.MISSING, reason=reason, remedy=remedy))
+        if self.state is State.STARTING:
+            self._complaint = complaint  # it may be ready already, and only we have not seen it yet
+        elif self.state in (State.RUNNING, State.DEGRADED):
+            self.end = complaint
             self._cue(Cue.DEGRADE)
 
     def recover(self) -> None:
         """Take the service's word that it has all it wants again."""
+        self._complaint = None
         if self.state is State.DEGRADED:
             self.end = End(kind=EndKind.STOPPED)
             self._cue(Cue.RECOVER)
 
-    async def _rest(self) -> None:
+    async def _turn(self) -> None:
         self._poked = anyio.Event()
-        cue = _REST[self.wanted]
+        if self.wanted is not Wanted.RUN:
+            await self._rest(_REST[self.wanted])
+        elif (missing := await self.missing(self.plan)) is not None:
+            await self._miss(End(kind=EndKind.MISSING, reason=missing))
+        elif (pause_s := await self._run()) is not None:
+            with anyio.move_on_after(pause_s):
+                await self._poked.wait()
+
+    async def _rest(self, cue: Cue) -> None:
         if TRANSITIONS[self.state].get(cue, self.state) is not self.state:
             self._cue(cue)
         self.attempted.set()
@@ -132,15 +164,33 @@ class Supervised:
 
     async def _miss(self, end: End) -> None:
         self.end = end
-        self._poked = anyio.Event()
-        if self.state is not State.WAITING:
-            self._cue(Cue.MISS)
+        self.retry_at = 0.0
+        self._cue(Cue.MISS)
         self.attempted.set()
         await self._poked.wait()
 
+    async def _recoil(self, error: Exception) -> None:
+        """Show *error* as the service's own end, whatever the table says, and wait before the next turn."""
+        StructuredLog("core").error("supervisor failed", exc_info=error, service=self.name)
+        self.end = end_of(error)
+        self.retry_at = time.monotonic() + FAULT_PAUSE_S
+        self._enter(State.BACKOFF)
+        self.attempted.set()
+        with anyio.move_on_after(FAULT_PAUSE_S):
+            await self._poked.wait()
+
+    async def _run(self) -> float | None:
+        """Run it once; return how long to wait before the next run, None for not at all."""
+        self._again, self._complaint, self._ready_at = False, None, 0.0
+        over = self.run_over = anyio.Event()
+        try:
+            self._cue(Cue.START)
+            return self._after(await self._run_once())
+        finally:
+            over.set()
+
     async def _run_once(self) -> End:
-        self._cue(Cue.START)
-        self._ready_at = 0.0
+        end = End(kind=EndKind.FAILED, reason="its run was cut off")
         try:
             async with self.launcher(self.plan).launch(self.plan) as instance:
                 self.instance = instance
@@ -164,42 +214,47 @@ class Supervised:
                 End(kind=EndKind.FAILED, reason=reason, remedy="raise start_limit_s if it needs longer")
             )
             return
+        if self.state is not State.STARTING:  # it is being stopped, and became ready on the way
+            return
         self._ready_at = time.monotonic()
         self.end = End(kind=EndKind.STOPPED)
         self._cue(Cue.READY)
         self.attempted.set()
+        if self._complaint is not None:
+            self.degrade(self._complaint.reason, self._complaint.remedy)
         if self.plan.watchdog_s:
             await self._keep_alive(instance, self.plan.watchdog_s)
 
     async def _keep_alive(self, instance: Instance, limit_s: float) -> None:
         while True:
+            unheard: list[str] = []
             with anyio.move_on_after(limit_s) as answered:
-                await instance.ping()
+                await _answer(instance, limit_s, unheard)
             if answered.cancelled_caught:
                 reason = f"its event loop did not answer for {limit_s:g} s"
                 remedy = "move the blocking call to a thread (anyio.to_thread.run_sync)"
+                if unheard:
+                    reason, remedy = f"it could not be reached for {limit_s:g} s: {unheard[-1]}", ""
                 await instance.kill(End(kind=EndKind.FAILED, reason=reason, remedy=remedy))
                 return
             await anyio.sleep(limit_s / 2)
 
     async def _stop_when_unwanted(self, instance: Instance) -> None:
-        while self.wanted is Wanted.RUN:
+        while self.wanted is Wanted.RUN and not self._again:
             await self._poked.wait()
-            if self.wanted is Wanted.RUN:
-                self._poked = anyio.Event()
+            self._poked = anyio.Event()
         self._cue(Cue.STOP)
         await instance.stop(STOP_LIMIT_S)
 
     def _after(self, end: End) -> float | None:
-        """Enter the state that follows *end*; return how long to wait before the next run, None for not at all."""
+        """Enter the state that follows *end*; return how long to wait before the next run."""
         if self.state is State.STOPPING:
             self.end = End(kind=EndKind.STOPPED)
             self._cue(Cue.SHED if self.wanted is Wanted.SHED else Cue.STOPPED)
             return None
-        if end.kind is EndKind.STOPPED:  # for a restart
-            self._cue(Cue.FINISH)
-            return None
-        self.end = end
+        if end.kind is EndKind.STOPPED:
+            end = End(kind=EndKind.FAILED, reason="it stopped, and nobody had asked it to")
+        self.end = tidy(end)
         if end.kind is EndKind.FINISHED:
             self.wanted = Wanted.STOP
             self._cue(Cue.FINISH)
@@ -221,4 +276,21 @@ class Supervised:
     def _enter(self, state: State) -> None:
         self.state = state
         self.since = time.time()
-        self.on_change(self)
+        try:
+            self.on_change(self)
+        except Exception as error:  # noqa: BLE001 - who is told of a change must not decide what becomes of it
+            StructuredLog("core").error("listener failed", exc_info=error, service=self.name)
+
+
+async def _answer(instance: Instance, limit_s: float, unheard: list[str]) -> None:
+    """Return once *instance* has answered; *unheard* gets the reasons why it could not be asked."""
+    while True:
+        try:
+            await instance.ping()
+        except CallError as error:  # it may be ending just now, which is told by `ended`
+            if error.data.get("busy"):
+                return
+            unheard.append(error.message)
+            await anyio.sleep(limit_s / 10)
+        else:
+            return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,12 +12,20 @@ from anyio.abc import TaskGroup
 from sparkd.supervisor.supervised import STOP_LIMIT_S, Supervised, Wanted
 
 
+@dataclass(eq=False, slots=True)
+class _Keeper:
+    """The task that keeps a service."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: anyio.Event = field(default_factory=anyio.Event)
+
+
 @dataclass(eq=False)
 class Supervisor:
     """Keeps every service it is given, each in a task of its own; one's failure is nothing to another."""
 
     services: dict[str, Supervised] = field(default_factory=dict)
-    _scopes: dict[str, anyio.CancelScope] = field(default_factory=dict)
+    _keepers: dict[Supervised, _Keeper] = field(default_factory=dict)
     _tasks: TaskGroup | None = None
 
     @asynccontextmanager
@@ -39,13 +47,17 @@ class Supervisor:
         if self._tasks is None:
             raise RuntimeError("the supervisor is not open")
         self.services[service.name] = service
-        self._tasks.start_soon(self._keep, service, name=f"keep {service.name}")
+        keeper = self._keepers[service] = _Keeper()
+        self._tasks.start_soon(self._keep, service, keeper, name=f"keep {service.name}")
 
     async def remove(self, name: str) -> None:
-        """Stop the service *name* and forget it. Raises KeyError if there is none."""
+        """Stop the service *name* and forget it; nothing of it is left then. Raises KeyError if there is none."""
         service = self.services.pop(name)
-        await self._stop(service)
-        self._scopes.pop(name).cancel()
+        keeper = self._keepers[service]
+        with anyio.CancelScope(shield=True):
+            await _stop(service)
+            keeper.scope.cancel()
+            await keeper.over.wait()
 
     async def attempted(self) -> None:
         """Return once each service has had one attempt to run."""
@@ -58,22 +70,21 @@ class Supervisor:
             if which(service):
                 service.poke()
 
-    async def _keep(self, service: Supervised) -> None:
-        with anyio.CancelScope() as scope:
-            self._scopes[service.name] = scope
-            await service.keep()
+    async def _keep(self, service: Supervised, keeper: _Keeper) -> None:
+        try:
+            with keeper.scope:
+                await service.keep()
+        finally:
+            del self._keepers[service]
+            keeper.over.set()
 
     async def _stop_all(self) -> None:
-        await _all(self._stop, self.services.values())
-
-    @staticmethod
-    async def _stop(service: Supervised) -> None:
-        service.want(Wanted.STOP)
-        if service.instance is not None:
-            await service.instance.stop(STOP_LIMIT_S)
+        async with anyio.create_task_group() as tasks:
+            for service in self.services.values():
+                tasks.start_soon(_stop, service)
 
 
-async def _all(function: Callable[[Supervised], object], services: Iterable[Supervised]) -> None:
-    async with anyio.create_task_group() as tg:
-        for service in services:
-            tg.start_soon(function, service)  # type: ignore[arg-type] # an async function of one service
+async def _stop(service: Supervised) -> None:
+    service.want(Wanted.STOP)
+    with anyio.move_on_after(STOP_LIMIT_S + 1):  # what is not over by then is killed when its keeper is cancelled
+        await service.run_over.wait()

@@ -189,7 +189,11 @@ async def test_what_is_missing_is_waited_for() -> None:
     script = Script(Scripted())
     watched = service(script)
     there = False
-    watched.missing = lambda _plan: None if there else "needs service:x"
+
+    async def missing(_plan: Plan) -> str | None:
+        return None if there else "needs service:x"
+
+    watched.missing = missing
     async with Supervisor().open() as supervisor:
         supervisor.add(watched)
         await supervisor.attempted()
