@@ -206,7 +206,7 @@ class Segment:
         return int(pages) * int(size)
 
     def fold(self) -> None:
-        """Fold the WAL into the file and begin it anew. Raises sqlite3.Error if a reader or a full disk is in the way."""
+        """Fold the WAL into the file and begin it anew. Raises sqlite3.Error if a reader or the disk is in the way."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def seal(self) -> None:
