@@ -11,7 +11,7 @@ import inspect
 import types
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -253,9 +253,18 @@ class Commands(Protocol):
     """Commands for other nodes: kept until they are delivered or expire, run once, answered durably."""
 
     async def send(
-        self, *, target: str, method: str, params: dict[str, Any] | None = None, expires_s: float = 3600.0
+        self,
+        *,
+        target: str,
+        method: str,
+        params: dict[str, Any] | None = None,
+        expires_s: float = 3600.0,
+        privacy: Literal["local", "shared"] = "shared",
     ) -> str:
-        """Queue a call of *method* on node *target*; return the command's id once it is on disk."""
+        """Queue a call of *method* on node *target*; return the command's id once it is on disk.
+
+        *privacy* is the class of the command and of its result: a `local` one goes only to a node at the same site.
+        """
         ...
 
     @reads

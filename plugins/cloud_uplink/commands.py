@@ -50,6 +50,7 @@ class CommandDesk:
         remaining_s: float | None = None,
     ) -> str:
         """Take a command; see the interface. Raises CallError if the sender or the method is not allowed."""
+        privacy = current_call().privacy
         self._check(current_call().node, method)
         now_ns = time.time_ns()
         left_s = (expires_ns - now_ns) / 1e9 if remaining_s is None else remaining_s
@@ -59,7 +60,9 @@ class CommandDesk:
             if expires_ns and left_s <= 0:
                 return self._outcome("expired")
             until_ns = now_ns + int(left_s * 1e9) if expires_ns else 0
-            new = await self._journal.take(command_id, method, params, now_ns=now_ns, expires_ns=until_ns)
+            new = await self._journal.take(
+                command_id, method, params, now_ns=now_ns, expires_ns=until_ns, privacy=privacy
+            )
         except StorageError as error:
             raise CallError(CallErrorKind.UNAVAILABLE, str(error), remedy="free space on the state disk") from error
         self._arrived.set()
@@ -100,7 +103,8 @@ class CommandDesk:
 
     async def _call(self, order: Order) -> None:
         try:
-            result = await self._ctx.request(order.method, order.params, deadline_s=self._ctx.config.command_deadline_s)
+            limit_s = self._ctx.config.command_deadline_s
+            result = await self._ctx.request(order.method, order.params, deadline_s=limit_s, privacy=order.privacy)
         except CallError as error:
             await self._journal.finish(order.command_id, ok=False, error=str(error))
         else:
@@ -109,11 +113,13 @@ class CommandDesk:
     async def _answer(self, order: Order) -> None:
         answer = CommandResult(command_id=order.command_id, ok=order.ok, result=order.result, error=order.error)
         try:
-            await self._ctx.bus.publish(answer, key=order.command_id)
+            await self._ctx.bus.publish(answer, privacy=order.privacy, key=order.command_id)
         except LocalMessageError as error:
             what = f"it ran ({'well' if order.ok else 'badly'}), but its result cannot be sent: {error}"
             await self._ctx.bus.publish(
-                CommandResult(command_id=order.command_id, ok=order.ok, error=what), key=order.command_id
+                CommandResult(command_id=order.command_id, ok=order.ok, error=what),
+                privacy=order.privacy,
+                key=order.command_id,
             )
         await self._journal.answered(order.command_id)
         self._outcome("done" if order.ok else "failed")

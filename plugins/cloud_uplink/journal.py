@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from sparkd import StorageError, decode_body, encode_body
+from sparkd import Privacy, StorageError, decode_body, encode_body
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS commands (
     state TEXT NOT NULL,
     arrived_ns INTEGER NOT NULL,
     expires_ns INTEGER NOT NULL,
+    privacy INTEGER NOT NULL,
     ok INTEGER NOT NULL DEFAULT 0,
     result BLOB,
     error TEXT NOT NULL DEFAULT ''
@@ -48,6 +49,8 @@ class Order:
     done: bool
     expires_ns: int
     """By this node's clock; 0 for never."""
+    privacy: Privacy
+    """The class the command came with: its result is of the same."""
     ok: bool
     result: Any
     error: str
@@ -65,9 +68,18 @@ class Journal:
         """Whether the command was taken before."""
         return await self._in_thread(lambda db: bool(db.execute(_KNOWS, (command_id,)).fetchone()))
 
-    async def take(self, command_id: str, method: str, params: dict[str, Any], *, now_ns: int, expires_ns: int) -> bool:
+    async def take(
+        self,
+        command_id: str,
+        method: str,
+        params: dict[str, Any],
+        *,
+        now_ns: int,
+        expires_ns: int,
+        privacy: Privacy = Privacy.SHARED,
+    ) -> bool:
         """Take a command; return False if it was taken before."""
-        row = (command_id, method, encode_body(params), now_ns, expires_ns)
+        row = (command_id, method, encode_body(params), now_ns, expires_ns, privacy.value)
         return await self._in_thread(lambda db: db.execute(_TAKE, row).rowcount == 1)
 
     async def next_order(self) -> Order | None:
@@ -75,13 +87,14 @@ class Journal:
         row = await self._in_thread(lambda db: db.execute(_NEXT).fetchone())
         if row is None:
             return None
-        command_id, method, params, state, expires_ns, ok, result, error = row
+        command_id, method, params, state, expires_ns, privacy, ok, result, error = row
         return Order(
             command_id=command_id,
             method=method,
             params=decode_body(dict[str, Any], params),
             done=state == "done",
             expires_ns=expires_ns,
+            privacy=Privacy(privacy),
             ok=bool(ok),
             result=None if result is None else decode_body(Any, result),
             error=error,
@@ -155,11 +168,12 @@ def _open(path: Path) -> sqlite3.Connection:
 
 _KNOWS = "SELECT 1 FROM commands WHERE id=?"
 _TAKE = (
-    "INSERT INTO commands (id, method, params, state, arrived_ns, expires_ns) VALUES (?, ?, ?, 'accepted', ?, ?)"
+    "INSERT INTO commands (id, method, params, state, arrived_ns, expires_ns, privacy)"
+    " VALUES (?, ?, ?, 'accepted', ?, ?, ?)"
     " ON CONFLICT (id) DO NOTHING"
 )
 _NEXT = (
-    "SELECT id, method, params, state, expires_ns, ok, result, error FROM commands"
+    "SELECT id, method, params, state, expires_ns, privacy, ok, result, error FROM commands"
     " WHERE state IN ('accepted', 'done') ORDER BY number LIMIT 1"
 )
 _SET_STATE = "UPDATE commands SET state=? WHERE id=?"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from anyio.abc import TaskGroup
@@ -56,7 +56,13 @@ class CommandOffice:
         self._one_writer: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
 
     async def send(
-        self, *, target: str, method: str, params: dict[str, Any] | None = None, expires_s: float = 3600.0
+        self,
+        *,
+        target: str,
+        method: str,
+        params: dict[str, Any] | None = None,
+        expires_s: float = 3600.0,
+        privacy: Literal["local", "shared"] = "shared",
     ) -> str:
         """Queue a command; see the interface. Only callers on this node may."""
         self._check(target, expires_s)
@@ -66,11 +72,12 @@ class CommandOffice:
             method=method,
             params=params or {},
             expires_ns=time.time_ns() + int(expires_s * 1e9),
+            privacy=Privacy.parse(privacy),
         )
         record = Record(
             topic=COMMAND_TOPIC,
             body=encode_body(command),
-            privacy=Privacy.LOCAL,
+            privacy=command.privacy,
             wall_ns=time.time_ns(),
             mono_ns=time.monotonic_ns(),
             expires_ns=command.expires_ns,
@@ -136,7 +143,7 @@ class CommandOffice:
         failures, reason = 0, "it could not be offered in time"
         while (remaining_s := (command.expires_ns - time.time_ns()) / 1e9) > 0:
             deadline_s = min(DELIVERY_DEADLINE_S, remaining_s)
-            runner = self._ctx.call(CommandRunner, node=command.target, deadline_s=deadline_s)
+            runner = self._ctx.call(CommandRunner, node=command.target, deadline_s=deadline_s, privacy=command.privacy)
             try:
                 answer = await runner.run(
                     command_id=command.command_id,

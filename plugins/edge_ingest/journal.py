@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from sparkd import CommandResult, CommandStatus, StorageError, decode_body, encode_body
+from sparkd import CommandResult, CommandStatus, Privacy, StorageError, decode_body, encode_body
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ class Command:
     params: dict[str, Any]
     expires_ns: int
     """By this node's clock."""
+    privacy: Privacy = Privacy.SHARED
 
 
 class Journal:

@@ -134,7 +134,7 @@ class Node:
             self.process.wait()
             raise
 
-    def call(self, method: str, *, timeout_s: float = 10.0, **params: Any) -> Any:
+    def call(self, method: str, /, *, timeout_s: float = 10.0, **params: Any) -> Any:
         """Call *method* over the Unix socket. Raises CallError, or OSError if nobody answers."""
         with Client(self.socket_path, timeout_s=timeout_s) as client:
             return client.call(method, params)

@@ -130,13 +130,13 @@ class _Delivery:
 class _Stub:
     """What `ctx.call` returns: every method of the interface is a call."""
 
-    def __init__(self, ctx: WiredContext[Any], interface: type[Any], node: str) -> None:
-        self._ctx, self._spec, self._node = ctx, interface_spec(interface), node
+    def __init__(self, ctx: WiredContext[Any], interface: type[Any], node: str, privacy: Privacy) -> None:
+        self._ctx, self._spec, self._node, self._privacy = ctx, interface_spec(interface), node, privacy
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = self._spec.methods[name]
         ctx = self._ctx
-        info = CallInfo(f"{self._spec.name}.{name}", ctx.service, ctx.node, Privacy.LOCAL, None, 10.0)
+        info = CallInfo(f"{self._spec.name}.{name}", ctx.service, ctx.node, self._privacy, None, 10.0)
 
         async def call(**params: Any) -> Any:
             return await ctx.wires.carry(info, self._node, method, params)
@@ -245,9 +245,9 @@ class WiredContext(Generic[C]):
         """Let others call *handler*."""
         self.wires.handlers[self.node, interface_spec(interface).name] = handler
 
-    def call(self, interface: type[I], *, node: str | None = None, **_: object) -> I:
+    def call(self, interface: type[I], *, node: str | None = None, privacy: Privacy = Privacy.LOCAL, **_: object) -> I:
         """Return a stand-in whose methods are calls over the wires."""
-        return cast("I", _Stub(self, interface, node or self.node))
+        return cast("I", _Stub(self, interface, node or self.node, privacy))
 
     async def request(self, method: str, params: Mapping[str, Any] | None = None, **_: object) -> Any:
         """Ask whoever stands in `wires.answers`."""
