@@ -8,8 +8,18 @@ for what lies where.
 
 from __future__ import annotations
 
-from sparkd.outbox.inspect import dead_letters, drop_dead, inspect, list_streams
+from sparkd.outbox.inspect import dead_letters, drop_dead, forget_reader, inspect, list_streams, retry_dead
 from sparkd.outbox.outbox import DiskOutbox, open_outbox
 from sparkd.outbox.trim import Limits
 
-__all__ = ["DiskOutbox", "Limits", "dead_letters", "drop_dead", "inspect", "list_streams", "open_outbox"]
+__all__ = [
+    "DiskOutbox",
+    "Limits",
+    "dead_letters",
+    "drop_dead",
+    "forget_reader",
+    "inspect",
+    "list_streams",
+    "open_outbox",
+    "retry_dead",
+]

@@ -8,7 +8,7 @@
     reserve                 256 KiB given up when the disk is full, so that trimming can go on
     losses.json             what is gone for good: evicted, damaged
     <first seq>.saved       what was saved of a damaged segment, about to take its place
-    dead                    dead letters, SQLite
+    dead, retry             dead letters, SQLite; there while some of them are to be appended again
     quarantine/             damaged segments, kept aside
     lock, trim.lock         one writer; one that removes or mends segments
 """
@@ -70,6 +70,11 @@ class Files:
     def dead(self) -> Path:
         """The dead letters."""
         return self.folder / "dead"
+
+    @property
+    def retry(self) -> Path:
+        """There while the writer is to append dead letters again."""
+        return self.folder / "retry"
 
     @property
     def quarantine(self) -> Path:

@@ -12,9 +12,12 @@ from sparkd.core_interfaces import DeadLetter, OutboxStatus, ReaderStatus
 from sparkd.errors import StorageError
 from sparkd.outbox import dead
 from sparkd.outbox.cursor import read_cursor
-from sparkd.outbox.files import Files
+from sparkd.outbox.files import Files, storage
 from sparkd.outbox.losses import read_losses
 from sparkd.outbox.segment import SIDES, last_number, open_to_read
+from sparkd.outbox.stream import open_stream
+from sparkd.outbox.trim import Limits, trim
+from sparkd.service import NAME
 
 
 def list_streams(root: Path) -> list[tuple[str, str]]:
@@ -35,6 +38,29 @@ def dead_letters(root: Path, service: str, stream: str) -> list[DeadLetter]:
 def drop_dead(root: Path, service: str, stream: str, seqs: Sequence[int]) -> int:
     """Delete dead letters of a stream by their numbers; return how many. Raises StorageError."""
     return dead.drop_dead(_files(root, service, stream), seqs)
+
+
+def retry_dead(root: Path, service: str, stream: str, seqs: Sequence[int]) -> int:
+    """Have dead letters of a stream appended again, under new numbers; return how many. Raises StorageError.
+
+    It is done at once if nobody writes the stream, else by its writer at its next append.
+    """
+    files = _files(root, service, stream)
+    count = dead.ask_again(files, seqs)
+    with contextlib.suppress(StorageError), open_stream(files, Limits(), lock_limit_s=0):
+        pass  # a writer does so when it opens the stream
+    return count
+
+
+def forget_reader(root: Path, service: str, stream: str, reader: str) -> None:
+    """Remove the cursor of a reader that is no more, so that it holds nothing back. Raises StorageError."""
+    files = _files(root, service, stream)
+    path = files.cursors / reader
+    if not NAME.fullmatch(reader) or not path.exists():
+        raise StorageError(f"{service}/{stream} has no reader {reader!r}; try: sparkctl outbox")
+    with storage(path, "forget the reader"):
+        path.unlink()
+        trim(files, None)
 
 
 def _files(root: Path, service: str, stream: str) -> Files:

@@ -13,7 +13,7 @@ from typing import TypeGuard
 
 from sparkd.codec import new_epoch
 from sparkd.errors import StorageError
-from sparkd.outbox import damage
+from sparkd.outbox import damage, dead
 from sparkd.outbox.clock import clock_is_synchronised
 from sparkd.outbox.cursor import encode_slot, read_cursor
 from sparkd.outbox.files import (
@@ -35,6 +35,7 @@ from sparkd.outbox.segment import EPOCH_MARK, Segment
 from sparkd.outbox.trim import Limits, passed_by_all, trim
 from sparkd.service import Record, StreamId
 
+LETTERS_AT_ONCE = 500
 MAX_KEYS_BYTES = 1 << 20
 """What the idempotency keys of earlier segments may take in a new one."""
 
@@ -60,10 +61,22 @@ class Stream:
         with storage(self._files.folder, "append"):
             numbers = self._append(records, marks)
         self._tell()
+        if self._files.retry.exists():
+            with contextlib.suppress(StorageError):  # the next append tries again
+                self.append_letters()
         if self._segment.last >= self._segment.first and self._segment.size() >= self._limits.rotate_at:
             with contextlib.suppress(StorageError):  # what was appended is safe; the next append tries again
                 self._rotate()
         return numbers
+
+    def append_letters(self) -> None:
+        """Append the dead letters that are to be tried again, under new numbers. Raises StorageError."""
+        with storage(self._files.retry, "append dead letters again"):
+            while letters := dead.wanted_again(self._files, LETTERS_AT_ONCE):
+                self._append([letter.record for letter in letters], {})
+                self._tell()
+                dead.forget(self._files, letters)
+            self._files.retry.unlink(missing_ok=True)
 
     def _append(self, records: Sequence[Record], marks: Mapping[str, bytes]) -> list[int]:
         if self._broken:
@@ -133,18 +146,23 @@ class Stream:
 
 
 @contextlib.contextmanager
-def open_stream(files: Files, limits: Limits) -> Iterator[Stream]:
+def open_stream(files: Files, limits: Limits, *, lock_limit_s: float | None = None) -> Iterator[Stream]:
     """Open a stream for writing, making or mending it as needed. Raises StorageError, never for damage."""
     with contextlib.ExitStack() as closing:
         with storage(files.folder, "open the stream"):
             _make_folders(files.folder)
-            closing.enter_context(locked(files.folder / "lock", limit_s=LOCK_LIMIT_S))
+            closing.enter_context(
+                locked(files.folder / "lock", limit_s=LOCK_LIMIT_S if lock_limit_s is None else lock_limit_s)
+            )
             segment = _last_segment(files)
             closing.callback(segment.close)  # should what follows fail; closing twice does no harm
             epoch = _epoch(files, segment)
             keep_reserve(files)
             stream = Stream(files, limits, segment, epoch)
             closing.callback(stream.close)
+            if files.retry.exists():
+                with contextlib.suppress(StorageError):  # a full disk, perhaps; the next append tries again
+                    stream.append_letters()
         yield stream
 
 
