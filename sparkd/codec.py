@@ -10,7 +10,7 @@ equal) at half the cost; a nesting bomb's RecursionError counts as malformed.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgpack
@@ -111,6 +111,19 @@ def decode_body(cls: type[T] | Any, body: bytes) -> Any:
         return decoder.decode(body)
     except MALFORMED as error:
         raise RemoteMessageError(f"not a valid {getattr(cls, '__name__', cls)}: {error}") from None
+
+
+def body_decoder(cls: type[T]) -> Callable[[bytes], T]:
+    """Return `decode_body` for events of type *cls* alone, for those who decode many."""
+    decode = msgspec.msgpack.Decoder(cls).decode
+
+    def decode_one(body: bytes) -> T:
+        try:
+            return decode(body)
+        except MALFORMED as error:
+            raise RemoteMessageError(f"not a valid {cls.__name__}: {error}") from None
+
+    return decode_one
 
 
 def encode_header(header: Header) -> bytes:

@@ -139,8 +139,7 @@ class Policy(StrEnum):
     ALL = "all"  # nothing dropped here up to the bound, then the reader fails with BufferError
 
 
-@dataclass(frozen=True, slots=True)
-class Received(Generic[E_co]):
+class Received(msgspec.Struct, Generic[E_co], frozen=True):
     """An event as a subscriber gets it."""
 
     topic: str

@@ -119,6 +119,7 @@ class Broker:
         if topic.startswith(PROBE):
             if on:
                 self._answers.send(topic, b"", b"")
+                self._answers.look_again()
             return
         name = topic.decode(errors="replace")
         if not on:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparkd.bus.publisher import Publisher
 from sparkd.bus.subscription import Subscription, raw
-from sparkd.codec import Message, decode_body, encode_body, topic_of, unpack
+from sparkd.codec import Message, body_decoder, encode_body, topic_of, unpack
 from sparkd.errors import LocalMessageError, RemoteMessageError
 from sparkd.events import TOPIC, Durability, event_type, topic_matches
 from sparkd.privacy import Privacy
@@ -96,7 +95,7 @@ class BusClient:
     ) -> AsyncIterator[Subscription[E]]:
         """Subscribe to events of class *what*. It is in force when the context is entered."""
         wanted = topic_of(what, topic)
-        async with self._open(wanted, partial(decode_body, what), policy, limit) as subscription:
+        async with self._open(wanted, body_decoder(what), policy, limit) as subscription:
             yield subscription
 
     @asynccontextmanager

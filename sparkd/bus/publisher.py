@@ -74,6 +74,7 @@ class Publisher:
         while True:
             await anyio.sleep(TAIL_INTERVAL_S)
             self._say_tails()
+            self._speaker.look_again()
 
     def _say_tails(self) -> None:
         changed = [(topic, seq) for topic, seq in self._last.items() if self._said.get(topic) != seq]

@@ -136,13 +136,15 @@ class Speaker(Drained):
         self.heard = anyio.Event()
 
     def send(self, topic: bytes, header: bytes, body: bytes) -> None:
-        """Send an event. Never waits; drops it if the queue is full."""
+        """Send an event. Never waits; drops it if the queue is full.
+
+        Look again now and then: sending may hide what a listener says. Not after every send, for only a new listener
+        says what matters here, and on a small machine that look would hold up the very event that was sent.
+        """
         send = self.socket.send
         send(topic, MORE)  # three plain sends: `send_multipart` costs three times as much
         send(header, MORE)
         send(body, NOBLOCK)
-        if not self._looking:
-            self.look_again()
 
     def _on_word(self, frames: list[bytes]) -> None:
         if frames[0][:1] == b"\x01":
