@@ -4,6 +4,9 @@ Theory of operation. The host connects to the core's calls socket, proves by its
 opens the bus, and runs the service with a `Context`. When the service says `started()` the host says `ready`. It
 answers the core's own questions (ping, snapshot, stop, stack) on the same connection, from the same event loop: an
 answer to a ping is proof that the loop runs. The same code serves both isolations; only who calls `run_host` differs.
+
+It leaves in this order: the service cleans up, still connected; no call is taken any more and the handlers under way
+end; then the bus and the streams they used are closed. A host that has lost the core ends its service and itself.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -29,7 +32,7 @@ from sparkd.calls.hosts import connect_to_core
 from sparkd.calls.stub import Requester
 from sparkd.codec import Message, decode_message
 from sparkd.core_interfaces import HostApi, SupervisorApi
-from sparkd.errors import CallError, LocalMessageError
+from sparkd.errors import CallError, CallErrorKind, LocalMessageError
 from sparkd.events import event_type
 from sparkd.interfaces import interface_name
 from sparkd.log import StructuredLog
@@ -95,7 +98,7 @@ class HostContext(Generic[C]):
         """The site this node stands at."""
         return self.place.site
 
-    @property
+    @cached_property
     def state_dir(self) -> Path:
         """A folder of this service's own that lasts."""
         folder = Path(self.place.state) / "plugins" / self.service.name
@@ -213,13 +216,15 @@ def suspended_at(coroutine: Any) -> list[tuple[str, int, str]]:
 async def run_host(service: Service[C], config: C, place: Place) -> bool:
     """Run *service* until it returns, fails or is stopped; return whether it was stopped.
 
-    Raises what the service raises, OSError if the core cannot be reached, CallError if the core does not want us.
+    Raises what the service raises, OSError if the core cannot be reached, CallError if the core does not want us or
+    is gone.
     """
     runtime, log = Path(place.runtime), StructuredLog(service.name)
     handlers = Handlers(on_error=lambda method, error: log.error("handler failed", exc_info=error, method=method))
+    lost = anyio.Event()
     async with (
         anyio.create_task_group() as tasks,
-        connect_to_core(runtime / "calls", handlers=handlers, tasks=tasks) as endpoint,
+        connect_to_core(runtime / "calls", handlers=handlers, tasks=tasks, on_lost=lost.set) as endpoint,
         AsyncExitStack() as stack,
     ):
         call_any = requester(endpoint)
@@ -242,9 +247,21 @@ async def run_host(service: Service[C], config: C, place: Place) -> bool:
             call_core=core,
             call_any=call_any,
         )
-        stopped = await _run(context, core)
+        async with anyio.create_task_group() as answering:
+            endpoint.tasks = answering
+            answering.start_soon(_end_with_core, lost)
+            try:
+                stopped = await _run(context, core)
+            finally:
+                endpoint.close("this host is stopping")
+                answering.cancel_scope.cancel()
         tasks.cancel_scope.cancel()
     return stopped
+
+
+async def _end_with_core(lost: anyio.Event) -> None:
+    await lost.wait()
+    raise CallError(CallErrorKind.UNAVAILABLE, "the connection to the core is lost")
 
 
 def _bus(service: Service[Any], place: Place, core: SupervisorApi, events: EventStore) -> BusClient:
@@ -280,7 +297,10 @@ async def _run(context: HostContext[C], core: SupervisorApi) -> bool:
     async def whole(*, task_status: TaskStatus[None]) -> None:
         coroutine = service.run(context, task_status=task_status)
         running.append(coroutine)
-        await coroutine
+        try:
+            await coroutine
+        except SystemExit as error:  # it would end the event loop, and the core with it if the service runs there
+            raise RuntimeError(f"called sys.exit({error.code!r})") from error
 
     with anyio.CancelScope() as scope:
         context.handlers.bind(HostApi, HostHandler(context, scope, lambda: running[0] if running else None))
