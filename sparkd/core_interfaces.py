@@ -241,6 +241,14 @@ class OutboxApi(Protocol):
         """Delete dead letters; return how many."""
         ...
 
+    async def retry(self, *, service: str, stream: str, seqs: list[int]) -> int:
+        """Have dead letters appended again, under new numbers; return how many."""
+        ...
+
+    async def forget(self, *, service: str, stream: str, reader: str) -> None:
+        """Remove the cursor of a reader that is no more, so that it holds nothing back."""
+        ...
+
 
 @interface("config")
 class ConfigApi(Protocol):

@@ -108,14 +108,11 @@ class OutboxConfig:
     max_age_s: float = 0.0
     """0 for no limit."""
     segment_bytes: int = 16 << 20
-    group_commit_ms: int = 0
-    """How long an append may wait for others to share its sync; it never waits when the disk is idle."""
 
     def __post_init__(self) -> None:
         check_range("max_bytes", self.max_bytes, 1 << 20, 1 << 50)
         check_range("max_age_s", self.max_age_s, 0, 10 * 365 * 86_400)
         check_range("segment_bytes", self.segment_bytes, 1 << 18, 16 << 20)
-        check_range("group_commit_ms", self.group_commit_ms, 0, 50)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

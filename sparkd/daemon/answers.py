@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -24,13 +24,15 @@ from sparkd.core_interfaces import (
 )
 from sparkd.daemon import toggles
 from sparkd.daemon.version import VERSION
-from sparkd.errors import CallError, CallErrorKind, ConfigError, RemoteMessageError
-from sparkd.outbox import dead_letters, drop_dead, inspect
+from sparkd.errors import CallError, CallErrorKind, ConfigError, RemoteMessageError, StorageError
+from sparkd.outbox import dead_letters, drop_dead, forget_reader, inspect, retry_dead
 from sparkd.supervisor import Supervised
 from sparkd.supervisor.supervised import Wanted
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
+
+T = TypeVar("T")
 
 SETTLE_LIMIT_S = 5.0
 
@@ -188,15 +190,29 @@ class OutboxAnswers:
 
     async def status(self) -> list[OutboxStatus]:
         """Return every stream."""
-        return await to_thread.run_sync(inspect, self._root)
+        return await self._on_disk(inspect)
 
     async def dead(self, *, service: str, stream: str) -> list[DeadLetter]:
         """List the dead letters of a stream."""
-        return await to_thread.run_sync(dead_letters, self._root, service, stream)
+        return await self._on_disk(dead_letters, service, stream)
 
     async def drop(self, *, service: str, stream: str, seqs: list[int]) -> int:
         """Delete dead letters."""
-        return await to_thread.run_sync(drop_dead, self._root, service, stream, seqs)
+        return await self._on_disk(drop_dead, service, stream, seqs)
+
+    async def retry(self, *, service: str, stream: str, seqs: list[int]) -> int:
+        """Have dead letters appended again."""
+        return await self._on_disk(retry_dead, service, stream, seqs)
+
+    async def forget(self, *, service: str, stream: str, reader: str) -> None:
+        """Remove the cursor of a reader that is no more."""
+        await self._on_disk(forget_reader, service, stream, reader)
+
+    async def _on_disk(self, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await to_thread.run_sync(function, self._root, *arguments)
+        except StorageError as error:
+            raise CallError(CallErrorKind.FAILED, str(error), error="StorageError") from None
 
 
 class ConfigAnswers:
