@@ -110,7 +110,7 @@ class Drained:
         for _ in range(BATCH):
             try:
                 frames = receive(NOBLOCK)
-            except zmq.Again:
+            except zmq.ZMQError:  # Again: it is empty; or else it was closed by `finish`, and nothing comes any more
                 return True
             take(frames)
             if self._closed:
@@ -208,9 +208,12 @@ class RouterChannel(Drained):
 
     def drain(self) -> None:
         """Take what is there, and send what waits: the descriptor also tells that a peer reads again."""
-        for peer in list(self._queues):
-            self._flush(peer)
         super().drain()
+        if self._queues and not self._closed:
+            # A send looks for peers that read again only every few milliseconds; asking for EVENTS always does.
+            self.socket.getsockopt(zmq.EVENTS)
+            for peer in list(self._queues):
+                self._flush(peer)
 
     def _flush(self, peer: bytes) -> None:
         queue = self._queues[peer]
@@ -219,6 +222,7 @@ class RouterChannel(Drained):
                 if not self._try_send(peer, queue[0]):
                     return
                 queue.popleft()
+                self.look_again()
         del self._queues[peer]
 
     def _try_send(self, peer: bytes, frames: list[bytes]) -> bool:

@@ -62,7 +62,7 @@ class _Socket(Drained):
                             return False
                         continue
                 self.malformed += 1
-        except zmq.Again:
+        except zmq.ZMQError:  # Again: it is empty; or else it was closed by `finish`, and nothing comes any more
             self._in_flow = False
             return True
         return False
