@@ -110,6 +110,10 @@ class _Page:
     def __init__(self, snapshots: Snapshots, on_bad: OnBad) -> None:
         self._snapshots, self._on_bad = snapshots, on_bad
 
+    def bad(self, service: str, why: str) -> None:
+        """Tell of what could not be shown."""
+        self._on_bad(service, why)
+
     def content(self) -> bytes | None:
         """Return the page, or None if the services did not answer in time. Called in a worker thread."""
         found = anyio.from_thread.run(self._within_limit)
@@ -207,6 +211,8 @@ async def _answer(connection: socket.socket, peer: Any, page: _Page, slots: anyi
             await anyio.to_thread.run_sync(_Exchange, connection, peer, page, abandon_on_cancel=True)
     except OSError:
         pass  # the peer hung up; it will come again
+    except Exception as error:  # noqa: BLE001 - a figure that cannot be shown must not end the daemon
+        page.bad("core", f"no page of metrics: {type(error).__name__}: {error}")
     finally:
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that was left waiting for the peer

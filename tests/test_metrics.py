@@ -182,3 +182,26 @@ async def test_a_port_in_use_is_an_error() -> None:
         with pytest.raises(OSError, match="in use"):
             async with serve_metrics(f"127.0.0.1:{port}", snapshots):
                 pass
+
+
+async def test_a_page_that_cannot_be_made_is_told_and_ends_nothing() -> None:
+    told: list[str] = []
+    broken = [True]
+
+    async def snapshots() -> list[tuple[str, bytes]]:
+        if broken.pop():
+            raise RuntimeError("no")
+        return []
+
+    broken[:0] = [False]
+    async with serve_metrics(
+        "127.0.0.1:0", snapshots, on_bad=lambda service, why: told.append(f"{service}: {why}")
+    ) as port:
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"GET /metrics HTTP/1.0\r\n\r\n")
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert (await stream.receive()).startswith(b"HTTP/1.0 200")
+    assert told == ["core: no page of metrics: RuntimeError: no"]

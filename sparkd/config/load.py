@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +25,9 @@ from sparkd.errors import ConfigError
 from sparkd.service import NAME
 
 FILE_NAME = "sparkd.toml"
+MAX_FILE_BYTES = 4 << 20
+MAX_DEPTH = 32
+"""Of tables within tables: what is nested deeper could not be shown or sent to a plugin."""
 _CORE = {"node": NodeConfig, "bus": BusConfig, "rpc": RpcConfig, "link": LinkConfig, "outbox": OutboxConfig}
 Origins = dict[str, str]
 
@@ -37,7 +41,14 @@ def find_config(given: Path | None = None) -> Path | None:
     usual = [Path(folder) for folder in os.environ.get("CONFIGURATION_DIRECTORY", "").split(":") if folder]
     usual.append(Path("/etc/sparkd"))
     usual.append(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sparkd")
-    return next((folder / FILE_NAME for folder in usual if (folder / FILE_NAME).is_file()), None)
+    return next((folder / FILE_NAME for folder in usual if _is_file(folder / FILE_NAME)), None)
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except PermissionError:  # /etc/sparkd may be closed to a user who runs a node of their own
+        return False
 
 
 def load_config(path: Path | None) -> Config:
@@ -53,7 +64,7 @@ def load_config(path: Path | None) -> Config:
             problems += error.problems
         else:
             problems += _strays(found, str(file))
-            _overlay(tables, found, origins, str(file), "")
+            problems += _overlay(tables, found, origins, str(file))
     main = str(path or "")
     made: dict[str, Any] = {}
     for name, cls in _CORE.items():
@@ -92,7 +103,13 @@ def _strays(found: dict[str, Any], file: str) -> list[str]:
 
 def _parse(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:  # noqa: PTH123 - a descriptor: a pipe must not hold us
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise ConfigError(f"{file}: not a file")
+            content = opened.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
+        return tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -103,11 +120,16 @@ def _parse(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: nested too deeply") from None
 
 
-def _overlay(below: dict[str, Any], above: Mapping[str, Any], origins: Origins, file: str, path: str) -> None:
+def _overlay(
+    below: dict[str, Any], above: Mapping[str, Any], origins: Origins, file: str, *, path: str = "", depth: int = 0
+) -> list[str]:
     """Lay *above* over *below*: tables are merged, everything else is replaced. *origins* learns the file of each key.
 
-    A table's own origin is the first file that has it.
+    A table's own origin is the first file that has it. Returns a sentence for each table that is too deep.
     """
+    if depth > MAX_DEPTH:
+        return [f"{file}: [{path[:60]}…]: nested too deeply"]
+    problems = []
     for key, value in above.items():
         name = f"{path}.{key}" if path else key
         if isinstance(value, dict):
@@ -115,10 +137,11 @@ def _overlay(below: dict[str, Any], above: Mapping[str, Any], origins: Origins, 
             if not isinstance(held, dict):
                 held = below[key] = {}
                 origins[name] = file
-            _overlay(held, value, origins, file, name)
+            problems += _overlay(held, value, origins, file, path=name, depth=depth + 1)
         else:
             below[key] = value
             origins[name] = file
+    return problems
 
 
 def _beneath(origins: Origins, table: str) -> Origins:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -89,18 +90,31 @@ def node_id(state: Path) -> str:
 
 
 def _new_node_id(file: Path) -> str:
-    part = file.with_suffix(".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fresh = os.urandom(16).hex()
+    part = file.with_name(f"{file.name}.{fresh[:8]}.part")  # another process may be making one at the same time
     try:
-        fresh = os.urandom(16).hex()
-        os.write(descriptor, f"{fresh}\n".encode())
+        _write(part, f"{fresh}\n".encode())
+        with contextlib.suppress(FileExistsError):  # whoever came first is right
+            os.link(part, file)
+        part.unlink()
+        _sync_folder(file.parent)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be made: {error.strerror}") from None
+    return node_id(file.parent)
+
+
+def _write(file: Path, content: bytes) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, content)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    part.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
-    return fresh
+        os.close(descriptor)

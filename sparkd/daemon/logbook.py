@@ -35,7 +35,12 @@ class Logbook(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, line by line."""
-        for text in record.getMessage().split("\n"):
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - a record that cannot be made into text must not fail who logs it
+            self.handleError(record)
+            return
+        for text in message.split("\n"):
             self._keep(
                 LogRecord(service=record.name, level=SYSLOG.get(record.levelno, INFO), text=text, at=record.created)
             )

@@ -33,6 +33,8 @@ def write(config_folder: Path, name: str, enabled: bool) -> None:  # noqa: FBT00
 def _read(file: Path) -> dict[str, bool]:
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8")).get("plugins", {})
+        if not isinstance(tables, dict):
+            raise ValueError("plugins is not a table")  # noqa: TRY301, TRY004 - told as any other damage of the file
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
