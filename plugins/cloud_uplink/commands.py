@@ -24,10 +24,12 @@ from sparkd import (
 )
 
 from .figures import Figures
-from .journal import Journal, Order
+from .journal import UNCERTAIN, Journal, Order
 from .settings import CloudUplinkConfig
 
 STORAGE_RETRY_S = 5.0
+UNKNOWN_ENDS = (CallErrorKind.UNAVAILABLE, CallErrorKind.DEADLINE, CallErrorKind.CANCELLED)
+"""Failures that leave open whether the method ran: the answer may be all that was lost."""
 
 
 class CommandDesk:
@@ -106,7 +108,8 @@ class CommandDesk:
             limit_s = self._ctx.config.command_deadline_s
             result = await self._ctx.request(order.method, order.params, deadline_s=limit_s, privacy=order.privacy)
         except CallError as error:
-            await self._journal.finish(order.command_id, ok=False, error=str(error))
+            error_text = f"{error}; {UNCERTAIN}" if error.kind in UNKNOWN_ENDS else str(error)
+            await self._journal.finish(order.command_id, ok=False, error=error_text)
         else:
             await self._journal.finish(order.command_id, ok=True, result=result)
 

@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS commands (
     result BLOB,
     error TEXT NOT NULL DEFAULT ''
 )"""
-INTERRUPTED = "interrupted: the node stopped while the command ran; it may or may not have had its effect"
+UNCERTAIN = "it may or may not have had its effect"
+INTERRUPTED = f"interrupted: the node stopped while the command ran; {UNCERTAIN}"
 FORGET_AFTER_NS = 7 * 86_400 * 10**9
 
 

@@ -128,6 +128,7 @@ class ProcessLauncher:
             log_level=around.log_level,
             table=plan.table.table,
             origin=plan.table.origin,
+            origins=dict(plan.table.origins),
         )
         child = await self._zygote.spawn(
             SERVICE,
@@ -292,9 +293,8 @@ class InlineInstance:
         plan = self._plan
         try:
             service: Service[Any] = load_service(plan.source, plan.name)
-            config = decode_table(
-                service.config, plan.table.table, where=f"plugins.{plan.source.name}", file=plan.table.origin
-            )
+            table, where = plan.table, f"plugins.{plan.source.name}"
+            config = decode_table(service.config, table.table, where=where, origins=table.origins, file=table.origin)
             stopped = await run_host(service, config, self._place)
         except (Exception, SystemExit, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001 - a plugin may raise anything
             end = end_of(error, home=plan.source.home)

@@ -85,11 +85,13 @@ def test_a_config_with_errors_changes_nothing_and_is_told(systemd: Systemd) -> N
 def test_a_plugin_table_with_errors_is_its_services_own_trouble(systemd: Systemd) -> None:
     node = systemd.node
     two = runs(node, "two")
-    write_drop_in(node, '[plugins.one]\nwrod = "spark"\n')
+    write_drop_in(node, '[plugins.one]\nword = "spark"\n')
+    write_drop_in(node, '[plugins.one]\nwrod = "spark"\n', name="b.toml")
     hang_up(systemd)
     found = until(lambda: service(node, "one"), lambda s: s["state"] == "broken")
 
     assert "did you mean 'word'?" in found["reason"]
+    assert "b.toml: [plugins.one] wrod" in found["reason"], "the file that the key stands in"
     assert service(node, "two")["pid"] == two["pid"]
 
 
