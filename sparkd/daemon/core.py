@@ -11,14 +11,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from sparkd.bus import Broker, BusClient, Retained
-from sparkd.calls import CallRouter, Handlers, Rules, Terms, open_to_hosts, stub
+from sparkd.calls import CallRouter, Terms, open_to_hosts, stub
 from sparkd.config import (
     Config,
     Places,
@@ -31,28 +30,21 @@ from sparkd.config import (
     take_over,
 )
 from sparkd.core_interfaces import (
-    BusApi,
-    ConfigApi,
     HostApi,
-    LogsApi,
-    NodeApi,
     NodeStatus,
-    OutboxApi,
-    PluginsApi,
     ServiceStatus,
-    SupervisorApi,
 )
-from sparkd.daemon import answers, figures, report, upkeep
+from sparkd.daemon import answers, doors, figures, report, upkeep
 from sparkd.daemon.launching import make_plugins
-from sparkd.daemon.linking import make_link, refuse_call, same_site
+from sparkd.daemon.linking import make_link
 from sparkd.daemon.logbook import Logbook
 from sparkd.daemon.plugins import Plugins, failed_state
 from sparkd.daemon.version import VERSION
-from sparkd.errors import CallError, CallErrorKind, ConfigError
+from sparkd.errors import CallError, ConfigError
 from sparkd.events import ServiceChanged
 from sparkd.link import Link
 from sparkd.log import OncePer, StructuredLog
-from sparkd.rpc import Door, RpcCounts, RpcLimits, access_of, core_manifest, serve_rpc
+from sparkd.rpc import RpcCounts
 from sparkd.states import State
 from sparkd.supervisor import Supervised, Supervisor
 from sparkd.supervisor.processes import Entrance
@@ -61,7 +53,6 @@ from sparkd.zygote import Zygote
 
 T = TypeVar("T")
 
-CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi)
 ASK_LIMIT_S = 2.0
 RUNNING = (State.RUNNING, State.DEGRADED)
 RESTING = (State.STOPPED, State.DISABLED, State.SHED)
@@ -118,12 +109,12 @@ class Core:
             await stack.enter_async_context(self.broker.open())
             self.bus = BusClient(places.runtime, node=config.node.name, service="core")
             await stack.enter_async_context(self.bus.open())
-            self.router = self._make_router()
+            self.router = doors.make_router(self, self._tasks)
             self.plugins = make_plugins(self)
             self.link = make_link(self)  # before anybody can ask about it
             await stack.enter_async_context(open_to_hosts(self.router, places.runtime / "calls"))
             await upkeep.start(self, self._tasks, upkeep.keep_states)
-            await stack.enter_async_context(self._serve_socket())
+            await stack.enter_async_context(doors.serve_socket(self))
             await stack.enter_async_context(self.link)
             await figures.open_metrics(self, stack)
             await stack.enter_async_context(self.supervisor.open())
@@ -275,67 +266,17 @@ class Core:
         absent = [f"{plugin.problem}; {plugin.remedy}" for plugin in self.plugins.absent()]
         return [*self.problems.values(), *absent, *(self.link.problems() if linked else ())]
 
-    def _make_router(self) -> CallRouter:
-        handlers = Handlers(on_error=self._on_handler_error)
-        handlers.bind(NodeApi, answers.NodeAnswers(self))
-        handlers.bind(PluginsApi, answers.PluginsAnswers(self))
-        handlers.bind(BusApi, answers.BusAnswers(self))
-        handlers.bind(OutboxApi, answers.OutboxAnswers(self.places.state / "outbox"))
-        handlers.bind(ConfigApi, answers.ConfigAnswers(self))
-        handlers.bind(LogsApi, answers.LogsAnswers(self))
-        handlers.bind(SupervisorApi, answers.SupervisorAnswers(self))
-        rules = Rules(
-            verify=self.entrance.verify,
-            providers=lambda interface: self.plugins.providers(interface),  # noqa: PLW0108 - made later
-            unavailable=self._unavailable,
-            refuse_call=partial(refuse_call, self),
-            same_site=partial(same_site, self),
-        )
-        return CallRouter(node=self.config.node.name, core=handlers, tasks=self._tasks, rules=rules)
-
-    @asynccontextmanager
-    async def _serve_socket(self) -> AsyncIterator[None]:
-        access = access_of(self.config.rpc)
-        own = core_manifest(*CORE_INTERFACES)
-        held: tuple[Any, ...] = ()
-        served: tuple[Any, ...] = (own,)
-
-        def manifests() -> tuple[Any, ...]:
-            nonlocal held, served
-            if held is not self.plugins.manifests:  # the same object until something changes: it is indexed once
-                held = self.plugins.manifests
-                served = (own, *held)
-            return served
-
-        door = Door(self.router, manifests, access, VERSION)
-        opened = serve_rpc(
-            self.places.socket,
-            door.answer,
-            access=access,
-            limits=RpcLimits.of(self.config.rpc),
-            on_error=self._on_handler_error,
-        )
-        async with opened as self.rpc_counts:
-            yield
-
     def reach(self, service: str) -> HostApi:
         """Return a stand-in for the host of *service*."""
         return stub(HostApi, self.router.call, Terms(service=service, deadline_s=3600.0))
-
-    def _unavailable(self, service: str) -> CallError:
-        held = self.supervisor.services.get(service)
-        if held is None:
-            return CallError(CallErrorKind.UNAVAILABLE, f"service {service!r} is not there", remedy="sparkctl plugins")
-        why = f": {held.end.reason}" if held.end.reason else ""
-        remedy = held.end.remedy or f"sparkctl plugin start {service}"
-        return CallError(CallErrorKind.UNAVAILABLE, f"service {service!r} is {held.state}{why}", remedy=remedy)
 
     def on_synced(self) -> None:
         """Wake who waits for `synced`."""
         self.synced.set()
         self.synced = anyio.Event()
 
-    def _on_handler_error(self, method: str, error: BaseException) -> None:
+    def on_handler_error(self, method: str, error: BaseException) -> None:
+        """Tell of a failure in one of the core's own handlers."""
         self.log.error("core handler failed", exc_info=error, method=method)
 
     def _on_stranger(self, domain: str, address: str) -> None:

@@ -1,0 +1,79 @@
+"""The ways to the core's answers: the router that every call passes, and the JSON-RPC socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from anyio.abc import TaskGroup
+
+from sparkd.calls import CallRouter, Handlers, Rules
+from sparkd.core_interfaces import BusApi, ConfigApi, LogsApi, NodeApi, OutboxApi, PluginsApi, SupervisorApi
+from sparkd.daemon import answers
+from sparkd.daemon.linking import refuse_call, same_site
+from sparkd.daemon.version import VERSION
+from sparkd.errors import CallError, CallErrorKind
+from sparkd.rpc import Door, RpcLimits, access_of, core_manifest, serve_rpc
+
+if TYPE_CHECKING:
+    from sparkd.daemon.core import Core
+
+CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi)
+
+
+def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
+    """Return the router of *core*; calls are answered in *tasks*."""
+    handlers = Handlers(on_error=core.on_handler_error)
+    handlers.bind(NodeApi, answers.NodeAnswers(core))
+    handlers.bind(PluginsApi, answers.PluginsAnswers(core))
+    handlers.bind(BusApi, answers.BusAnswers(core))
+    handlers.bind(OutboxApi, answers.OutboxAnswers(core.places.state / "outbox"))
+    handlers.bind(ConfigApi, answers.ConfigAnswers(core))
+    handlers.bind(LogsApi, answers.LogsAnswers(core))
+    handlers.bind(SupervisorApi, answers.SupervisorAnswers(core))
+    rules = Rules(
+        verify=core.entrance.verify,
+        providers=lambda interface: core.plugins.providers(interface),  # noqa: PLW0108 - made later
+        unavailable=partial(_unavailable, core),
+        refuse_call=partial(refuse_call, core),
+        same_site=partial(same_site, core),
+    )
+    return CallRouter(node=core.config.node.name, core=handlers, tasks=tasks, rules=rules)
+
+
+@asynccontextmanager
+async def serve_socket(core: Core) -> AsyncIterator[None]:
+    """Answer JSON-RPC while the block runs. Raises OSError if the socket cannot be made."""
+    access = access_of(core.config.rpc)
+    own = core_manifest(*CORE_INTERFACES)
+    held: tuple[Any, ...] = ()
+    served: tuple[Any, ...] = (own,)
+
+    def manifests() -> tuple[Any, ...]:
+        nonlocal held, served
+        if held is not core.plugins.manifests:  # the same object until something changes: it is indexed once
+            held = core.plugins.manifests
+            served = (own, *held)
+        return served
+
+    door = Door(core.router, manifests, access, VERSION)
+    opened = serve_rpc(
+        core.places.socket,
+        door.answer,
+        access=access,
+        limits=RpcLimits.of(core.config.rpc),
+        on_error=core.on_handler_error,
+    )
+    async with opened as core.rpc_counts:
+        yield
+
+
+def _unavailable(core: Core, service: str) -> CallError:
+    held = core.supervisor.services.get(service)
+    if held is None:
+        return CallError(CallErrorKind.UNAVAILABLE, f"service {service!r} is not there", remedy="sparkctl plugins")
+    why = f": {held.end.reason}" if held.end.reason else ""
+    remedy = held.end.remedy or f"sparkctl plugin start {service}"
+    return CallError(CallErrorKind.UNAVAILABLE, f"service {service!r} is {held.state}{why}", remedy=remedy)
