@@ -17,7 +17,7 @@ from sparkd.bus.broker import MAX_FRAME_BYTES, PROBE, SUB
 from sparkd.bus.gaps import GapCounter
 from sparkd.bus.sockets import BATCH, NOBLOCK, Drained, context
 from sparkd.codec import Header, Message, decode_body, decode_header, decode_topic
-from sparkd.errors import RemoteMessageError
+from sparkd.errors import LocalMessageError, RemoteMessageError
 from sparkd.events import Tails, event_type, topic_matches
 from sparkd.service import Policy, Received
 
@@ -82,6 +82,8 @@ class Subscription(Generic[E]):
         high_water: int,
     ) -> None:
         """Subscribe to *topics* and beneath; *decode* makes an event of a body, None hands out `Message`."""
+        if limit < 1:
+            raise LocalMessageError(f"{' '.join(topics)}: a queue of {limit} events; 1 at the least")
         self.topics, self.policy, self.limit = topics, policy, limit
         self._address = f"ipc://{runtime / SUB}"
         self._decode = decode

@@ -49,10 +49,17 @@ async def _serve(core: Core) -> int:
                 tasks.cancel_scope.cancel()
         except* OSError as errors:
             core.log.error(  # noqa: TRY400 - the reason is the system's
-                "cannot run", why="; ".join(str(error) for error in errors.exceptions)
+                "cannot run", why="; ".join(str(error) for error in _leaves(errors))
             )
             code = EX_FAILED
     return EX_TEMPFAIL if core.zygote.lost.is_set() else code
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors themselves: a task group wraps them, and its own words say nothing."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]
 
 
 async def _watch_zygote(core: Core, scope: anyio.CancelScope) -> None:

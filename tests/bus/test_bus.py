@@ -321,3 +321,10 @@ async def test_last_values_are_kept_within_bounds(runtime: Path, broker: Broker)
         "test.count.t2": 2,
     }
     assert [m.topic for m in kept.at("test.count.t1")] == ["test.count.t1"]
+
+
+async def test_a_queue_for_no_event_at_all_is_refused(broker: Broker, runtime: Path) -> None:
+    async with client(runtime) as bus:
+        with pytest.raises(LocalMessageError, match="1 at the least"):
+            async with bus.subscribe(Count, limit=0):
+                pass
