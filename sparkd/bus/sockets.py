@@ -10,9 +10,7 @@ switch a message, and `zmq.asyncio` costs half the throughput.
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - this is where the event loop itself is handled
-import contextlib
 import os
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -20,16 +18,8 @@ from typing import Self
 import anyio
 import zmq  # noqa: TID251 - this is the bus
 
-from sparkd.errors import CallError, CallErrorKind
-
 BATCH = 256
 """Messages taken before others get their turn: about 2 ms of work."""
-MAX_MESSAGE_BYTES = 4 << 20
-"""A frame larger than this makes libzmq drop the connection it came by."""
-PEER_QUEUE = 1000
-"""Messages kept for a peer that does not read, before it is told to the sender."""
-
-Configure = Callable[["zmq.Socket[bytes]"], None]
 
 NOBLOCK = int(zmq.NOBLOCK)
 MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -150,96 +140,3 @@ class Speaker(Drained):
         if frames[0][:1] == b"\x01":
             self.socket.setsockopt(zmq.SUBSCRIBE, b"")  # for the listener who said it
             self.heard.set()
-
-
-class DealerChannel(Drained):
-    """The connecting end of calls: everything goes to, and comes from, one peer."""
-
-    def __init__(
-        self, address: str, on_message: Callable[[list[bytes]], None], *, configure: Configure | None = None
-    ) -> None:
-        """Connect to *address*; *configure* sets options before that."""
-        socket = context().socket(zmq.DEALER)
-        _prepare(socket, configure)
-        socket.connect(address)
-        super().__init__(socket, on_message)
-
-    def send(self, frames: list[bytes]) -> None:
-        """Send a message. Raises CallError (`UNAVAILABLE`) if the peer does not read."""
-        try:
-            self.socket.send_multipart(frames, NOBLOCK)
-        except zmq.Again:
-            raise CallError(CallErrorKind.UNAVAILABLE, "peer does not read", remedy="see what keeps it busy") from None
-        except zmq.ZMQError as error:
-            raise CallError(CallErrorKind.UNAVAILABLE, f"gone: {error.strerror}") from None
-        self.look_again()
-
-
-class RouterChannel(Drained):
-    """The listening end of calls: many peers, each with its own bounded queue, so none holds up another."""
-
-    def __init__(
-        self, address: str, on_message: Callable[[bytes, list[bytes]], None], *, configure: Configure | None = None
-    ) -> None:
-        """Listen on *address*; *on_message* gets the peer's routing id and the frames."""
-        socket = context().socket(zmq.ROUTER)
-        _prepare(socket, configure)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        try:
-            socket.bind(address)
-        except zmq.ZMQError:
-            socket.close(linger=0)
-            raise
-        self._queues: dict[bytes, deque[list[bytes]]] = {}
-        self._on_peer_message = on_message
-        super().__init__(socket, self._split)
-
-    def send(self, peer: bytes, frames: list[bytes]) -> None:
-        """Send a message to *peer*. Raises CallError (`UNAVAILABLE`) if it is gone, or has not read for too long."""
-        queue = self._queues.get(peer)
-        if queue is None and self._try_send(peer, frames):
-            self.look_again()
-            return
-        queue = self._queues.setdefault(peer, deque())
-        if len(queue) >= PEER_QUEUE:
-            raise CallError(CallErrorKind.UNAVAILABLE, "peer does not read", remedy="see what keeps it busy")
-        queue.append(frames)
-        self.look_again()
-
-    def drain(self) -> None:
-        """Take what is there, and send what waits: the descriptor also tells that a peer reads again."""
-        super().drain()
-        if self._queues and not self._closed:
-            # A send looks for peers that read again only every few milliseconds; asking for EVENTS always does.
-            self.socket.getsockopt(zmq.EVENTS)
-            for peer in list(self._queues):
-                self._flush(peer)
-
-    def _flush(self, peer: bytes) -> None:
-        queue = self._queues[peer]
-        with contextlib.suppress(CallError):  # gone: nobody is left to send to
-            while queue:
-                if not self._try_send(peer, queue[0]):
-                    return
-                queue.popleft()
-                self.look_again()
-        del self._queues[peer]
-
-    def _try_send(self, peer: bytes, frames: list[bytes]) -> bool:
-        try:
-            self.socket.send_multipart([peer, *frames], NOBLOCK)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            raise CallError(CallErrorKind.UNAVAILABLE, f"gone: {error.strerror}") from None
-        return True
-
-    def _split(self, frames: list[bytes]) -> None:
-        self._on_peer_message(frames[0], frames[1:])
-
-
-def _prepare(socket: zmq.Socket[bytes], configure: Configure | None) -> None:
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-    if configure is not None:
-        configure(socket)
