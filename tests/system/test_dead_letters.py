@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -24,7 +25,7 @@ async def bury(root: Path) -> None:
 
 def test_dead_letters_are_listed_retried_and_dropped(lone: Node) -> None:
     anyio.run(bury, lone.state / "outbox")
-    stream = {"service": "tester", "stream": "events"}
+    stream: dict[str, Any] = {"service": "tester", "stream": "events"}
 
     assert [(d["seq"], d["reason"]) for d in lone.call("outbox.dead", **stream)] == [(1, "too odd"), (2, "too old")]
     assert lone.call("outbox.retry", **stream, seqs=[1]) == 1
@@ -43,7 +44,7 @@ def test_a_reader_that_is_no_more_is_forgotten(lone: Node) -> None:
 
 @pytest.mark.parametrize("method", ["outbox.dead", "outbox.drop", "outbox.retry"])
 def test_a_stream_that_is_not_there_is_said_to_be_missing(lone: Node, method: str) -> None:
-    more = {} if method == "outbox.dead" else {"seqs": [1]}
+    more: dict[str, Any] = {} if method == "outbox.dead" else {"seqs": [1]}
 
     with pytest.raises(CallError, match="no stream x/y"):
         lone.call(method, service="x", stream="y", **more)
