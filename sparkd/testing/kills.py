@@ -21,6 +21,8 @@ from sparkd.testing.pair import Pair, arrivals, drop, pictures, prepare, running
 
 ARRIVAL_LIMIT_S = 180.0
 LOOK_INTERVAL_S = 0.2
+SERVICE_LIMIT_S = 5.0
+"""How long a service that is to be killed may take to come up; then its daemon is killed instead."""
 VICTIMS = (
     ("control-pc", ""),
     ("primecore", ""),
@@ -125,13 +127,21 @@ def kill_one(pair: Pair, chance: random.Random) -> str:
     """Kill one process of *pair*, chosen by *chance*; return which."""
     node_name, service = chance.choice(VICTIMS)
     node = pair.edge if node_name == pair.edge.name else pair.cloud
-    pid = service_pid(node, service) if service else None
+    pid = _next_pid(node, service) if service else None
     if pid is None:
         node.kill()
         node.start(ready=False)
         return f"{node_name} daemon"
     os.kill(pid, signal.SIGKILL)
     return f"{node_name} {service}"
+
+
+def _next_pid(node: Node, service: str) -> int | None:
+    """Return the process of *service*, waiting while it is still on its way after the kill before; None if too long."""
+    deadline = time.monotonic() + SERVICE_LIMIT_S
+    while (pid := service_pid(node, service)) is None and time.monotonic() < deadline:
+        time.sleep(LOOK_INTERVAL_S / 4)  # noqa: TID251 - watches other processes from outside
+    return pid
 
 
 def service_pid(node: Node, service: str) -> int | None:
