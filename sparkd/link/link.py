@@ -280,7 +280,8 @@ class Link:
             self._log.info("link: listening", address=self.listening)
 
     def _set_problem(self, where: str, problem: str) -> None:
-        if problem and problem != self._problems.get(where):
+        linked = self._config.listen or self._config.peers  # a node without links needs no key
+        if problem and linked and problem != self._problems.get(where):
             self._log.warning("link: problem", problem=problem)
         self._problems[where] = problem
 
