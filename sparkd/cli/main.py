@@ -231,6 +231,13 @@ def _offline(options: argparse.Namespace) -> int:
     return deed(options)
 
 
+def _inviting(options: argparse.Namespace) -> int:
+    from sparkd.cli import inviting  # noqa: PLC0415 - brings the config, and ZeroMQ
+
+    deed: Callable[[argparse.Namespace], int] = getattr(inviting, options.command)
+    return deed(options)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "plugins": _plugins,
@@ -244,5 +251,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": _config,
     "check": _offline,
     "keys": _offline,
+    "invite": _inviting,
+    "join": _inviting,
     "completion": _offline,
 }

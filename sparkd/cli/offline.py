@@ -70,12 +70,12 @@ def keys(options: argparse.Namespace) -> int:
     from sparkd.link.keys import KeyStore  # noqa: PLC0415 - brings ZeroMQ
 
     config, places = load_places(options.config)
-    with _as_owner_of(places.state):
+    with as_owner_of(places.state):
         return _keys(options, config, KeyStore(places.state / "keys"))
 
 
 @contextlib.contextmanager
-def _as_owner_of(state: Path) -> Iterator[None]:
+def as_owner_of(state: Path) -> Iterator[None]:
     """Be the daemon's user meanwhile if root is asked: it must be able to read the keys, and may not lead root astray.
 
     A folder that is not there yet is made as root; systemd hands it over when it starts the unit.
@@ -99,18 +99,18 @@ def _as_owner_of(state: Path) -> Iterator[None]:
 def _keys(options: argparse.Namespace, config: Config, store: KeyStore) -> int:
     if options.verb == "new":
         own = store.new(force=options.force)
-        _say(options, {"node": config.node.name, "public": own}, f"sparkctl keys trust {config.node.name} '{own}'")
+        say(options, {"node": config.node.name, "public": own}, f"sparkctl keys trust {config.node.name} '{own}'")
     elif options.verb == "trust":
         store.trust(options.name, options.key)
-        _say(options, {"trusted": options.name}, f"{options.name} is trusted")
+        say(options, {"trusted": options.name}, f"{options.name} is trusted")
     elif options.verb == "revoke":
         store.revoke(options.name)
-        _say(options, {"revoked": options.name}, f"{options.name} is not trusted any more")
+        say(options, {"revoked": options.name}, f"{options.name} is not trusted any more")
     else:
         own, allowed = store.load().public, store.allow_list()
         lines = [f"{config.node.name} (this node): {own}", *(f"{name}: {key}" for name, key in allowed.keys.items())]
         shown = {"node": config.node.name, "public": own, "trusted": allowed.keys, "problems": allowed.problems}
-        _say(options, shown, "\n".join([*lines, *(f"● {problem}" for problem in allowed.problems)]))
+        say(options, shown, "\n".join([*lines, *(f"● {problem}" for problem in allowed.problems)]))
         return BAD_CONFIG if allowed.problems else 0
     return 0
 
@@ -138,7 +138,7 @@ def new_plugin(options: argparse.Namespace) -> int:
         f"  sparkctl sub edge.sensors.{options.name}\n"
         f"Its settings go to a table [plugins.{options.name}] of the config. To be rid of it, remove the file."
     )
-    _say(options, {"file": str(file)}, then)
+    say(options, {"file": str(file)}, then)
     return 0
 
 
@@ -150,7 +150,8 @@ def completion(options: argparse.Namespace) -> int:
     return 0
 
 
-def _say(options: argparse.Namespace, answer: Mapping[str, object], text: str) -> None:
+def say(options: argparse.Namespace, answer: Mapping[str, object], text: str) -> None:
+    """Print *answer* as JSON for scripts, or *text* for people."""
     print(json.dumps(answer) if options.json else text)
 
 

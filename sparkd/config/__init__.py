@@ -17,6 +17,7 @@ from sparkd.config.tables import (
     PluginTable,
     RpcConfig,
 )
+from sparkd.config.write import table_text, write_drop_in
 from sparkd.secret import Secret
 
 __all__ = [
@@ -43,5 +44,7 @@ __all__ = [
     "places",
     "secret_keys",
     "show",
+    "table_text",
     "take_over",
+    "write_drop_in",
 ]

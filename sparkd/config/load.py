@@ -180,12 +180,17 @@ def changed_plugins(old: Config, new: Config) -> set[str]:
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:
-    """Return the core tables that differ; they take effect when the daemon is restarted."""
+    """Return the core tables that differ; they take effect when the daemon is restarted. New peers need none."""
+    known = {name: peer for name, peer in new.link.peers.items() if name in old.link.peers}
+    new = replace(new, link=replace(new.link, peers=known))
     return [name for name in _CORE if getattr(old, name) != getattr(new, name)]
 
 
 def take_over(held: Config, fresh: Config) -> Config:
-    """Return *held* with what a running daemon can take over from *fresh*: the plugins' tables, not the core's."""
+    """Return *held* with what a running daemon can take over from *fresh*: the plugins' tables, and new peers."""
+    added = {name: peer for name, peer in fresh.link.peers.items() if name not in held.link.peers}
+    now = tuple(f"link.peers.{name}" for name in added)
     kept = {name: file for name, file in held.origins.items() if not name.startswith("plugins")}
-    taken = {name: file for name, file in fresh.origins.items() if name.startswith("plugins")}
-    return replace(held, plugins=fresh.plugins, files=fresh.files, origins={**kept, **taken})
+    taken = {name: file for name, file in fresh.origins.items() if name.startswith(("plugins", *now))}
+    link = replace(held.link, peers={**held.link.peers, **added})
+    return replace(held, link=link, plugins=fresh.plugins, files=fresh.files, origins={**kept, **taken})

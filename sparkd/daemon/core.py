@@ -160,9 +160,10 @@ class Core:
             tables = ", ".join(f"[{name}]" for name in restart)
             self.problems["reload"] = f"{tables} changed in the config; restart the daemon for it to take effect"
         self.config = take_over(self.config, fresh)
+        peers = [f"link.peers.{name}" for name in self.link.adopt(self.config.link.peers)]
         await self.plugins.sync(self.config)
         self.log.info("config read again", changed=",".join(changed) or "nothing", restart=",".join(restart) or "no")
-        return [f"plugins.{name}" for name in changed] + restart
+        return [f"plugins.{name}" for name in changed] + peers + restart
 
     async def reload_by_signal(self) -> None:
         """Reload as systemd asks it, saying so; a config with errors is told in the log and in status."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparkd.link.hooks import Channel, LinkHooks, LinkSettings
+from sparkd.link.invite import Code, Invites, join, read_code
 from sparkd.link.keys import AllowList, KeyPair, KeyStore
 from sparkd.link.link import Link
 from sparkd.link.options import Timing
@@ -13,7 +14,9 @@ from sparkd.link.session import LinkBus
 __all__ = [
     "AllowList",
     "Channel",
+    "Code",
     "Identity",
+    "Invites",
     "KeyPair",
     "KeyStore",
     "Link",
@@ -22,4 +25,6 @@ __all__ = [
     "LinkSettings",
     "PeerSettings",
     "Timing",
+    "join",
+    "read_code",
 ]

@@ -4,6 +4,7 @@ The first frame of a message is its kind, one byte; what follows depends on it:
 
     H  greeting                 who the dialing side is                  first message of a connection
     W  greeting                 who the listening side is                its answer: the connection is up
+    J  joining                  a guest's own key, by an invitation      first message instead of H
     R  reason                   why the connection is refused            or its answer is this; nothing follows
     E  topic, header, body      an event, as on the bus
     C  head, body               a message of a call (`sparkd.calls.frames`)
@@ -52,6 +53,22 @@ class Hello:
     """The dialing side's greeting."""
 
     greeting: Greeting
+
+
+class Joining(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a guest says of itself: the connection it comes by was made with an invitation's key."""
+
+    version: int
+    node: str
+    key: str
+    """The guest's own public key, Z85."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A guest gives its key."""
+
+    joining: Joining
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +120,10 @@ class Bye:
     reason: str
 
 
-Said = Hello | Welcome | Refused | Event | Call | Ping | Pong | Bye
+Said = Hello | Join | Welcome | Refused | Event | Call | Ping | Pong | Bye
 
 _decode_greeting = msgspec.msgpack.Decoder(Greeting).decode
+_decode_joining = msgspec.msgpack.Decoder(Joining).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -117,6 +135,11 @@ def hello(greeting: Greeting) -> list[bytes]:
 def welcome(greeting: Greeting) -> list[bytes]:
     """Return the frames of the listening side's greeting."""
     return [b"W", _encode(greeting)]
+
+
+def joining(said: Joining) -> list[bytes]:
+    """Return the frames by which a guest gives its key."""
+    return [b"J", _encode(said)]
 
 
 def refused(reason: str) -> list[bytes]:
@@ -172,6 +195,14 @@ def decode_hello(frames: Sequence[bytes]) -> Greeting:
     return said.greeting
 
 
+def decode_join(frames: Sequence[bytes]) -> Joining:
+    """Return what the first message of a guest must be. Raises RemoteMessageError."""
+    said = decode(frames)
+    if not isinstance(said, Join):
+        raise RemoteMessageError(f"the first message by an invitation is a {type(said).__name__}, not a key")
+    return said.joining
+
+
 def _malformed(kind: bytes, rest: Sequence[bytes]) -> Said:
     raise RemoteMessageError(f"malformed message: kind {kind[:16]!r} with {len(rest)} more frames")
 
@@ -187,6 +218,16 @@ def _greeting(frame: bytes) -> Greeting:
     if greeting.version != PROTOCOL:
         raise RemoteMessageError(_other_version(greeting.version))
     return greeting
+
+
+def _joining(frame: bytes) -> Joining:
+    try:
+        said = _decode_joining(frame)
+    except MALFORMED as error:
+        raise RemoteMessageError(f"malformed joining: {error}") from None
+    if said.version != PROTOCOL:
+        raise RemoteMessageError(_other_version(said.version))
+    return said
 
 
 def _version(frame: bytes) -> object:
@@ -213,6 +254,7 @@ def _text(frame: bytes) -> str:
 
 _ONE_FRAME: dict[bytes, Callable[[bytes], Said]] = {
     b"H": lambda frame: Hello(_greeting(frame)),
+    b"J": lambda frame: Join(_joining(frame)),
     b"W": lambda frame: Welcome(_greeting(frame)),
     b"R": lambda frame: Refused(_text(frame)),
     b"P": lambda frame: Ping(_token(frame)),

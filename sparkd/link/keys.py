@@ -3,6 +3,7 @@
     keys/node.secret            0600, this node's secret key
     keys/node.public            to be given to peers
     keys/trusted/NAME.public    the allow-list: one file a peer
+    keys/invites/NAME.invite    0600, an open invitation (`sparkd.link.invite`)
 
 Each file holds one key in Z85 (https://rfc.zeromq.org/spec/32/), 40 characters. Files are written whole, synced and
 renamed, so a crash leaves the old one or the new one. No secret is in any message, log line or repr.
@@ -80,6 +81,7 @@ class KeyStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.trusted_folder = folder / "trusted"
+        self.invites_folder = folder / "invites"
         self._secret = folder / "node.secret"
         self._public = folder / "node.public"
 
@@ -91,13 +93,13 @@ class KeyStore:
         self.prepare()
         public, secret = zmq.curve_keypair()
         try:
-            _write(self._secret, secret.decode(), mode=0o600, replace=force)
+            write_file(self._secret, secret.decode(), mode=0o600, replace=force)
         except FileExistsError:
             raise ConfigError(
                 f"{self._secret}: this node has a key already; peers that trust it would refuse a new one "
                 "(force makes one all the same)"
             ) from None
-        _write(self._public, public.decode(), mode=0o644, replace=True)
+        write_file(self._public, public.decode(), mode=0o644, replace=True)
         return public.decode()
 
     def load(self) -> KeyPair:
@@ -133,7 +135,7 @@ class KeyStore:
         if key == self._own_public():
             raise ConfigError(f"key of {name}: this is the key of this node itself; the peer's own is needed")
         self.prepare()
-        _write(self._file_of(name), key, mode=0o644, replace=True)
+        write_file(self._file_of(name), key, mode=0o644, replace=True)
 
     def revoke(self, name: str) -> None:
         """Take *name* off the allow-list. Raises ConfigError if it is not on it."""
@@ -175,6 +177,7 @@ class KeyStore:
         """Make the folders if they are missing."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.trusted_folder.mkdir(mode=0o755, exist_ok=True)
+        self.invites_folder.mkdir(mode=0o700, exist_ok=True)
 
     def _trusted_key(self, file: Path) -> str:
         if not NAME.fullmatch(file.stem):
@@ -206,7 +209,7 @@ def _read(file: Path) -> str:
         return opened.read(256).decode("ascii", "replace")  # whatever else is in there, it is not a key
 
 
-def _write(file: Path, key: str, *, mode: int, replace: bool) -> None:
+def write_file(file: Path, key: str, *, mode: int, replace: bool) -> None:
     """Put *key* into *file*, whole and synced. Raises FileExistsError unless it may *replace* an older one."""
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:

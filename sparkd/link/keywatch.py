@@ -27,7 +27,7 @@ async def watch(store: KeyStore, on_change: Callable[[], Awaitable[None]]) -> No
         try:
             await anyio.to_thread.run_sync(store.prepare)
             with Inotify() as inotify:
-                for folder in (store.folder, store.trusted_folder):
+                for folder in (store.folder, store.trusted_folder, store.invites_folder):
                     inotify.add_watch(folder, _FILES | _FOLDER)
                 await on_change()
                 await inotify.get()

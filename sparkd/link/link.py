@@ -10,6 +10,7 @@ revokes and wakes the dialers; a new key of this node's own starts all anew. Wha
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -18,15 +19,17 @@ from typing import Self
 
 import anyio
 import zmq  # noqa: TID251 - the link speaks ZeroMQ
+from anyio.abc import TaskGroup
 
 from sparkd.core_interfaces import LinkStatus
 from sparkd.errors import ConfigError
 from sparkd.events import LinkChanged
 from sparkd.link.complaints import Complaints, Counts
 from sparkd.link.dialer import Dialer
-from sparkd.link.frames import PROTOCOL, Greeting
+from sparkd.link.frames import PROTOCOL, Greeting, Joining
 from sparkd.link.hooks import LinkHooks, LinkSettings
-from sparkd.link.keys import AllowList, KeyPair, KeyStore
+from sparkd.link.invite import MARK, Invites
+from sparkd.link.keys import AllowList, KeyPair, KeyStore, identity
 from sparkd.link.keywatch import watch
 from sparkd.link.listener import Listener
 from sparkd.link.options import FAREWELL_MS, Timing
@@ -55,6 +58,9 @@ class Link:
         self._config = config
         self._identity = identity
         self._store = KeyStore(keys_dir)
+        self._invites = Invites(self._store)
+        self._guests: dict[str, str] = {}
+        self._dialing: TaskGroup | None = None
         self._bus = bus
         self._hooks = hooks
         self._log = log
@@ -72,6 +78,7 @@ class Link:
         self._peers = {name: self._peer(name, settings) for name, settings in config.peers.items()}
 
     async def __aenter__(self) -> Self:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -96,13 +103,23 @@ class Link:
         """Return how many connections of strangers were refused, by reason."""
         return self._strangers.plain()
 
+    def adopt(self, peers: Mapping[str, PeerSettings]) -> list[str]:
+        """Begin to link with those of *peers* that are not known yet; return their names."""
+        fresh = [name for name in peers if name not in self._peers]
+        for name in fresh:
+            peer = self._peers[name] = self._peer(name, peers[name])
+            if peer.settings.address and self._keys is not None and self._dialing is not None:
+                self._dialing.start_soon(self._dialing_side(self._context, self._keys, peer).run)
+        self._explain(self._problems.get("key", ""))
+        return fresh
+
     @property
     def listening(self) -> str:
         """Where it listens now, `host:port`; nothing if it does not."""
         return self._listener.endpoint if self._listener else ""
 
     async def _run(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context = self._context
         try:
             with serving(context, self._name_of_key, self._on_verdict):
                 async with anyio.create_task_group() as tasks:
@@ -124,7 +141,11 @@ class Link:
                 for peer in self._peers.values():
                     if peer.settings.address:
                         tasks.start_soon(self._dialing_side(context, self._keys, peer).run)
-            await changed.wait()
+            self._dialing = tasks
+            try:
+                await changed.wait()
+            finally:
+                self._dialing = None
             tasks.cancel_scope.cancel()
 
     def _listening_side(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair) -> Listener:
@@ -136,6 +157,8 @@ class Link:
             timing=self._timing,
             name_of=self._name_of_identity,
             admit=self._admit,
+            guest_of=self._guest_of_identity,
+            accept=self._accept,
             open_session=lambda name, greeting, transport, address: self._open_session(
                 self._peers[name], greeting, transport, address=address
             ),
@@ -156,14 +179,37 @@ class Link:
         )
 
     def _name_of_key(self, key: str) -> str | None:
-        return self._allowed.name_of(key)
+        guest = self._guests.get(key)
+        return self._allowed.name_of(key) or (MARK + guest if guest else None)
+
+    def _guest_of_identity(self, whose: str) -> str | None:
+        if not whose.startswith(MARK):
+            return None
+        return next((guest for key, guest in self._guests.items() if identity(MARK + guest, key) == whose), "")
+
+    async def _accept(self, guest: str, whose: str, joining: Joining) -> str:
+        """Trust the key of a guest, if its invitation is still good; return why not, or nothing."""
+        if not guest:
+            return "this invitation is used up"
+        if joining.node != guest:
+            return (
+                f"the invitation is for {guest}, and this node calls itself {joining.node[:64]!r}: set its [node] name"
+            )
+        key = whose.removeprefix(f"{MARK}{guest} ")
+        reason = await anyio.to_thread.run_sync(self._invites.claim, guest, key, joining.key)
+        if reason:
+            self._complaints.say("link: guest refused", culprit=guest, peer=guest, why=reason)
+        else:
+            self._log.info("link: guest joined", peer=guest)
+            await self._reload()
+        return reason
 
     def _name_of_identity(self, identity: str) -> str | None:
         return self._identities.get(identity)
 
     async def _reload(self) -> None:
         """Take over what the key files say now."""
-        keys, problem, allowed = await anyio.to_thread.run_sync(self._read_keys)
+        keys, problem, allowed, self._guests = await anyio.to_thread.run_sync(self._read_keys)
         self._set_problem("key", problem)
         self._set_problem("trusted", "; ".join(allowed.problems))
         if allowed.keys != self._allowed.keys:
@@ -174,12 +220,12 @@ class Link:
             changed.set()
         self._explain(problem)
 
-    def _read_keys(self) -> tuple[KeyPair | None, str, AllowList]:
-        allowed = self._store.allow_list()
+    def _read_keys(self) -> tuple[KeyPair | None, str, AllowList, dict[str, str]]:
+        allowed, guests = self._store.allow_list(), self._invites.guests()
         try:
-            return self._store.load(), "", allowed
+            return self._store.load(), "", allowed, guests
         except ConfigError as error:
-            return None, str(error), allowed
+            return None, str(error), allowed, guests
 
     def _take_over(self, allowed: AllowList) -> None:
         before, self._allowed = self._allowed, allowed

@@ -7,7 +7,7 @@ greeting; from then on the connection belongs to a session.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from sparkd.errors import RemoteMessageError
 from sparkd.link import frames
 from sparkd.link.door import Door
-from sparkd.link.frames import Greeting
+from sparkd.link.frames import Greeting, Joining
 from sparkd.link.keys import KeyPair
 from sparkd.link.options import FAREWELL_MS, Timing, configure
 from sparkd.link.session import Session, Transport
@@ -56,6 +56,10 @@ class Listener:
     """Why a peer that greets may not come in, or nothing."""
     open_session: Callable[[str, Greeting, Transport, str], Session]
     """Makes the session of an admitted peer that comes from the given address, and makes it known."""
+    guest_of: Callable[[str], str | None]
+    """The guest whose invitation an identity belongs to."""
+    accept: Callable[[str, str, Joining], Awaitable[str]]
+    """Takes the key of a guest, who came with an identity; returns why not, or nothing."""
     refuse: Callable[[str, str], None]
     """Told of each connection that was refused: its address, and why."""
     trouble: Callable[[str], None]
@@ -125,8 +129,12 @@ class Listener:
             session.end("the connection was lost")
 
     def _on_frames(self, message: list[zmq.Frame]) -> None:
-        routing = message[0].bytes
-        name = self.name_of(_property(message[0], USER_ID))
+        routing, identity = message[0].bytes, _property(message[0], USER_ID)
+        guest = self.guest_of(identity)
+        if guest is not None:
+            self._on_joining(guest, identity, message)
+            return
+        name = self.name_of(identity)
         session = self._sessions.get(routing)
         if name is None or (session is not None and name != session.peer.name):
             self._bar(message[0], session)
@@ -140,6 +148,25 @@ class Listener:
         if session is not None:
             session.end("its key is not trusted any more")
         self._door.dismiss(_descriptor(frame), "its key is not trusted any more")
+
+    def _on_joining(self, guest: str, identity: str, message: list[zmq.Frame]) -> None:
+        routing, descriptor = message[0].bytes, _descriptor(message[0])
+        try:
+            joining = frames.decode_join([frame.bytes for frame in message[1:]])
+        except RemoteMessageError as error:
+            self._turn_away(routing, descriptor, str(error))
+        else:
+            self._tasks.start_soon(self._take_in, guest, identity, joining, routing, descriptor)
+
+    async def _take_in(self, guest: str, identity: str, joining: Joining, routing: bytes, descriptor: int) -> None:
+        """Take a guest's key, and hang up: from now on it comes by that."""
+        reason = await self.accept(guest, identity, joining)
+        if reason:
+            self._turn_away(routing, descriptor, reason)
+            return
+        with suppress(BrokenPipeError):  # it did not wait; its key is trusted all the same
+            self.socket.send([routing, *frames.welcome(self.greeting)])
+        self._door.hang_up(descriptor, in_s=FAREWELL_MS / 1000)
 
     def _on_greeting(self, name: str, routing: bytes, message: list[zmq.Frame]) -> None:
         descriptor = _descriptor(message[0])
