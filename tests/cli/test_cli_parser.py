@@ -35,6 +35,8 @@ LINES: dict[str, dict[str, object]] = {
     "keys show": {"command": "keys", "verb": "show"},
     "keys trust a KEY": {"command": "keys", "verb": "trust", "name": "a", "key": "KEY"},
     "keys revoke a": {"command": "keys", "verb": "revoke", "name": "a"},
+    "invite b --receive edge": {"command": "invite", "name": "b", "receive": ["edge"], "minutes": 10.0},
+    "join": {"command": "join", "code": ""},
     "logs": {"command": "logs", "service": "", "follow": False, "lines": 50},
     "logs -f x -n 5": {"command": "logs", "service": "x", "follow": True, "lines": 5},
     "completion bash": {"command": "completion", "shell": "bash"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -35,9 +36,9 @@ def test_a_code_says_what_was_put_into_it(invites: Invites) -> None:
 
 
 @pytest.mark.parametrize("mend", [lambda t: t[:-1], lambda t: t[:20] + "A" + t[21:], lambda t: t + "A", lambda _t: "x"])
-def test_a_damaged_code_is_told_and_not_repeated(invites: Invites, mend: object) -> None:
+def test_a_damaged_code_is_told_and_not_repeated(invites: Invites, mend: Callable[[str], str]) -> None:
     text = issue(invites).text()
-    damaged = mend(text)  # type: ignore[operator] - a lambda of the line above
+    damaged = mend(text)
 
     with pytest.raises(ConfigError) as told:
         read_code(damaged)
