@@ -38,7 +38,7 @@ def test_new_keys_are_files_that_only_the_owner_reads(store: KeyStore) -> None:
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
     assert public_file.read_text() == public + "\n"
     assert store.load().public == public
-    assert sorted(p.name for p in store.folder.iterdir()) == ["node.public", "node.secret", "trusted"]
+    assert sorted(p.name for p in store.folder.iterdir()) == ["invites", "node.public", "node.secret", "trusted"]
 
 
 def test_a_key_is_not_overwritten_unless_forced(store: KeyStore) -> None:
