@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sparkd.interfaces import interface, reads
 from sparkd.service import EnergyClass, Isolation
@@ -285,8 +285,24 @@ class LogsApi(Protocol):
     """The last lines of every service."""
 
     @reads
-    async def tail(self, *, service: str = "", lines: int = 50) -> list[LogRecord]:
-        """Return the last lines of *service*, or of all."""
+    async def tail(
+        self, *, service: str = "", lines: int = 50, since: float = 0.0, level: int = 7, text: str = ""
+    ) -> list[LogRecord]:
+        """Return the last lines of *service*, or of all: from *since* on (wall clock), with *text* in them.
+
+        *level* is the quietest wanted. What the daemon holds in memory counts even if it is not stored yet.
+        """
+        ...
+
+    @reads
+    async def levels(self) -> dict[str, str]:
+        """Return how much is logged of the core and of each service."""
+        ...
+
+    async def set_level(
+        self, *, level: Literal["debug", "info", "warning", "error"], service: str = ""
+    ) -> dict[str, str]:
+        """Log a service, `core` or all at *level* until the daemon restarts; return all levels."""
         ...
 
     @reads
@@ -336,6 +352,10 @@ class HostApi(Protocol):
 
     async def stop(self) -> None:
         """Cancel the service; the host ends when it has cleaned up."""
+        ...
+
+    async def set_log_level(self, *, level: Literal["debug", "info", "warning", "error"]) -> None:
+        """Log at *level* from now on."""
         ...
 
     @reads

@@ -12,13 +12,14 @@ end; then the bus and the streams they used are closed. A host that has lost the
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -35,7 +36,7 @@ from sparkd.core_interfaces import HostApi, SupervisorApi
 from sparkd.errors import CallError, CallErrorKind, LocalMessageError
 from sparkd.events import event_type
 from sparkd.interfaces import interface_name
-from sparkd.log import StructuredLog
+from sparkd.log import LEVELS, StructuredLog
 from sparkd.metrics import snapshot
 from sparkd.outbox import DiskOutbox, Limits, open_outbox
 from sparkd.privacy import Privacy
@@ -188,6 +189,10 @@ class HostHandler:
     async def stop(self) -> None:
         """Cancel the service."""
         self._scope.cancel()
+
+    async def set_log_level(self, *, level: Literal["debug", "info", "warning", "error"]) -> None:
+        """Log at *level*: the whole process. The core does not ask this of a host in its own."""
+        logging.getLogger().setLevel(LEVELS[level])
 
     async def snapshot(self) -> bytes:
         """Return the service's metrics."""

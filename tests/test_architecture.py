@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"errors", "privacy", "secret", "steps", "events", "states", "service", "codec", "interfaces", "core_interfaces"},
-    {"hookspecs", "config", "log", "metrics", "systemd", "outbox"},
+    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox"},
     {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor"},
     {"daemon", "cli", "testing", "demo"},
 )

@@ -192,16 +192,32 @@ def _sub(options: argparse.Namespace) -> int:
 
 def _logs(options: argparse.Namespace) -> int:
     """Print the last lines; with -f go on. The stream is opened first, so that no line falls between the two."""
+    from sparkd.cli import logs  # noqa: PLC0415 - not needed by others
+
+    wanted = logs.wanted(options)
     with contextlib.ExitStack() as stack:
         news: Iterator[Any] = iter(())
-        if options.follow:
-            client = stack.enter_context(_client(options))
-            news = client.results(_method(options, "logs.follow"), {"service": options.service})
-        tail = _ask(options, "logs.tail", service=options.service, lines=options.lines)
+        try:
+            if options.follow:
+                client = stack.enter_context(_client(options))
+                news = client.results(_method(options, "logs.follow"), {"service": options.service})
+            tail = _ask(options, "logs.tail", **wanted)
+        except NoDaemonError as error:
+            if options.node or options.follow:
+                raise
+            tail = logs.stored(options, wanted)
+            print(f"sparkctl: {error}; these are the lines it left on disk", file=sys.stderr)
         _stream(options, iter(tail), "log_line")
         last = tail[-1]["at"] if tail else 0.0
-        _stream(options, (record for record in news if record["at"] > last), "log_line")
+        fresh = (record for record in news if record["at"] > last and logs.fits(record, wanted))
+        _stream(options, fresh, "log_line")
     return 0
+
+
+def _log_level(options: argparse.Namespace) -> int:
+    if options.level:
+        return _show(options, _ask(options, "logs.set_level", service=options.service, level=options.level), "levels")
+    return _show(options, _ask(options, "logs.levels"), "levels")
 
 
 def _plugin(options: argparse.Namespace) -> int:
@@ -247,6 +263,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bus": _bus,
     "outbox": _outbox,
     "logs": _logs,
+    "log-level": _log_level,
     "schema": _schema,
     "config": _config,
     "check": _offline,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparkd.cli import inviting
+from sparkd.cli import inviting, logs
 
 KEY_CHARS = 40
 FAILED, USAGE, NO_DAEMON, BAD_CONFIG, NOT_WELL = 1, 2, 3, 4, 5
@@ -87,10 +87,7 @@ def _looking(commands: Subparsers) -> None:
     sub.add_argument("topics", nargs="+", metavar="TOPIC", help="such as edge.telemetry; beneath it too")
     commands.add_parser("bus", help="counters of the bus: sent, lost, dropped")
     commands.add_parser("outbox", help="durable streams: how much waits for whom")
-    logs = commands.add_parser("logs", help="the last lines of a service, or of all")
-    logs.add_argument("service", nargs="?", default="", metavar="SERVICE")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
-    logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many (default: 50)")
+    logs.words(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of a service's config table")
     schema.add_argument("name", metavar="NAME")
 

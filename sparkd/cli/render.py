@@ -250,6 +250,14 @@ def event(item: Mapping[str, Any]) -> Text:
     return text
 
 
+def levels(answer: Mapping[str, str]) -> Table:
+    """Return how much is logged of the core and of each service."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for service, level in answer.items():
+        table.add_row(safe(service), safe(level))
+    return table
+
+
 def log_line(record: Mapping[str, Any]) -> Text:
     """Return one line of a log."""
     style = {3: "red", 4: "yellow", 7: "dim"}.get(record["level"], "")

@@ -16,6 +16,7 @@ from sparkd.config.tables import (
     BusConfig,
     Config,
     LinkConfig,
+    LogsConfig,
     NodeConfig,
     OutboxConfig,
     PluginTable,
@@ -28,7 +29,14 @@ FILE_NAME = "sparkd.toml"
 MAX_FILE_BYTES = 4 << 20
 MAX_DEPTH = 32
 """Of tables within tables: what is nested deeper could not be shown or sent to a plugin."""
-_CORE = {"node": NodeConfig, "bus": BusConfig, "rpc": RpcConfig, "link": LinkConfig, "outbox": OutboxConfig}
+_CORE = {
+    "node": NodeConfig,
+    "bus": BusConfig,
+    "rpc": RpcConfig,
+    "link": LinkConfig,
+    "outbox": OutboxConfig,
+    "logs": LogsConfig,
+}
 Origins = dict[str, str]
 
 

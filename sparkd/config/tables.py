@@ -116,6 +116,18 @@ class OutboxConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogsConfig:
+    """`[logs]`: the log on disk, besides the one that systemd keeps."""
+
+    max_bytes: int = 16 << 20
+    """0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.max_bytes:
+            check_range("max_bytes", self.max_bytes, 1 << 16, 1 << 40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """`[link.peers.NAME]`: another node. Its key is not written here: `sparkctl keys trust NAME KEY`."""
 
@@ -205,6 +217,7 @@ class Config:
     rpc: RpcConfig = field(default_factory=RpcConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
+    logs: LogsConfig = field(default_factory=LogsConfig)
     plugins: dict[str, PluginTable] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     """The files it was read from."""

@@ -16,7 +16,6 @@ from sparkd.config import nearest
 from sparkd.core_interfaces import (
     BusEvent,
     DeadLetter,
-    LogRecord,
     NodeStatus,
     OutboxStatus,
     PluginStatus,
@@ -240,22 +239,6 @@ class ConfigAnswers:
         except ConfigError as error:
             remedy = "mend it and try again; the config in force is unchanged"
             raise CallError(CallErrorKind.FAILED, str(error), error="ConfigError", remedy=remedy) from None
-
-
-class LogsAnswers:
-    """`logs`: the last lines of every service."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    async def tail(self, *, service: str = "", lines: int = 50) -> list[LogRecord]:
-        """Return the last lines."""
-        return self._core.logbook.tail(service, lines)
-
-    async def follow(self, *, service: str = "") -> AsyncIterator[LogRecord]:
-        """Stream the lines as they come."""
-        async for record in self._core.logbook.follow(service):
-            yield record
 
 
 class SupervisorAnswers:

@@ -36,6 +36,7 @@ from sparkd.core_interfaces import (
 )
 from sparkd.daemon import answers, doors, figures, report, upkeep
 from sparkd.daemon.launching import make_plugins
+from sparkd.daemon.levels import Levels
 from sparkd.daemon.linking import make_link
 from sparkd.daemon.logbook import Logbook
 from sparkd.daemon.plugins import Plugins, failed_state
@@ -44,6 +45,7 @@ from sparkd.errors import CallError, ConfigError
 from sparkd.events import ServiceChanged
 from sparkd.link import Link
 from sparkd.log import OncePer, StructuredLog
+from sparkd.logstore import LogStore
 from sparkd.rpc import RpcCounts
 from sparkd.states import State
 from sparkd.supervisor import Supervised, Supervisor
@@ -71,6 +73,8 @@ class Core:
     logbook: Logbook
     log: StructuredLog
     notifier: Notifier
+    log_store: LogStore
+    levels: Levels
     started: float = field(default_factory=time.monotonic)
     ready: bool = False
     retained: Retained = field(default_factory=Retained)
@@ -238,8 +242,10 @@ class Core:
         while service.state in ON_THE_WAY or self._is_due(service):
             await self._changed.wait()
 
-    async def ask_hosts(self, question: Callable[[HostApi], Awaitable[T]]) -> dict[str, T]:
-        """Ask every running host at once; those that do not answer in time are left out."""
+    async def ask_hosts(
+        self, question: Callable[[HostApi], Awaitable[T]], which: Callable[[str], bool] = lambda _service: True
+    ) -> dict[str, T]:
+        """Ask every running host, or those of *which*, at once; those that do not answer in time are left out."""
         found: dict[str, T] = {}
 
         async def ask(name: str) -> None:
@@ -251,7 +257,7 @@ class Core:
 
         async with anyio.create_task_group() as tasks:
             for name, service in self.supervisor.services.items():
-                if service.state in RUNNING:
+                if service.state in RUNNING and which(name):
                     tasks.start_soon(ask, name)
         return found
 

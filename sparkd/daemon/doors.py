@@ -13,6 +13,7 @@ from sparkd.calls import CallRouter, Handlers, Rules
 from sparkd.core_interfaces import BusApi, ConfigApi, LogsApi, NodeApi, OutboxApi, PluginsApi, SupervisorApi
 from sparkd.daemon import answers
 from sparkd.daemon.linking import refuse_call, same_site
+from sparkd.daemon.log_answers import LogsAnswers
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.rpc import Door, RpcLimits, access_of, core_manifest, serve_rpc
@@ -31,7 +32,7 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
     handlers.bind(BusApi, answers.BusAnswers(core))
     handlers.bind(OutboxApi, answers.OutboxAnswers(core.places.state / "outbox"))
     handlers.bind(ConfigApi, answers.ConfigAnswers(core))
-    handlers.bind(LogsApi, answers.LogsAnswers(core))
+    handlers.bind(LogsApi, LogsAnswers(core))
     handlers.bind(SupervisorApi, answers.SupervisorAnswers(core))
     rules = Rules(
         verify=core.entrance.verify,

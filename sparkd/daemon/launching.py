@@ -56,7 +56,7 @@ def _launchers(core: Core) -> dict[Isolation, Launcher]:
         reach=core.reach,
         gone=core.router.drop,
         on_line=core.logbook.child_line,
-        log_level=core.config.node.log_level,
+        log_level=core.levels.of,
     )
     return {
         Isolation.PROCESS: ProcessLauncher(core.zygote, surroundings),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
@@ -26,9 +26,10 @@ CORE = "core"
 class Logbook(logging.Handler):
     """Keeps what passes the standard library's logging in this process, by logger name."""
 
-    def __init__(self) -> None:
-        """Begin empty."""
+    def __init__(self, on_line: Callable[[LogRecord], None] = lambda _record: None) -> None:
+        """Begin empty; *on_line* is told each line that goes to the daemon's own log."""
         super().__init__()
+        self._on_line = on_line
         self._lines: dict[str, deque[LogRecord]] = {}
         self._followers: set[_Follower] = set()
         self._flows: dict[str, _Flow] = {}
@@ -41,9 +42,10 @@ class Logbook(logging.Handler):
             self.handleError(record)
             return
         for text in message.split("\n"):
-            self._keep(
-                LogRecord(service=record.name, level=SYSLOG.get(record.levelno, INFO), text=text, at=record.created)
-            )
+            level = SYSLOG.get(record.levelno, INFO)
+            line = LogRecord(service=record.name, level=level, text=text, at=record.created)
+            self._on_line(line)
+            self._keep(line)
 
     def child_line(self, service: str, line: str) -> None:
         """Take a line a service wrote: keep it here, and pass it to the daemon's own log unless there are too many."""

@@ -11,16 +11,20 @@ import anyio
 from sparkd.config import Config, Places
 from sparkd.daemon.core import Core
 from sparkd.daemon.exits import EX_FAILED, EX_TEMPFAIL
+from sparkd.daemon.levels import Levels
 from sparkd.daemon.logbook import Logbook
 from sparkd.log import StructuredLog
+from sparkd.logstore import Line, LogStore
 from sparkd.systemd import Notifier
 from sparkd.zygote import Zygote
 
 
 def serve(config: Config, places: Places, node_id: str, zygote: Zygote) -> int:
     """Run the core until SIGTERM or SIGINT; return the exit code."""
-    logbook = Logbook()
+    store = LogStore(places.state / "logs", max_bytes=config.logs.max_bytes)
+    logbook = Logbook(lambda line: store.put(Line(at=line.at, service=line.service, level=line.level, text=line.text)))
     logging.getLogger().addHandler(logbook)
+    store.open()
     core = Core(
         config=config,
         places=places,
@@ -29,8 +33,21 @@ def serve(config: Config, places: Places, node_id: str, zygote: Zygote) -> int:
         logbook=logbook,
         log=StructuredLog("core"),
         notifier=Notifier(),
+        log_store=store,
+        levels=Levels(config.node.log_level),
     )
-    return anyio.run(partial(_serve, core), backend_options={"use_uvloop": True})
+    store.on_problem = partial(_on_log_problem, core)
+    try:
+        return anyio.run(partial(_serve, core), backend_options={"use_uvloop": True})
+    finally:
+        store.close()
+
+
+def _on_log_problem(core: Core, problem: str) -> None:
+    """Show it in status; it cannot go to the log."""
+    core.problems.pop("logs", None)
+    if problem:
+        core.problems["logs"] = problem
 
 
 async def _serve(core: Core) -> int:

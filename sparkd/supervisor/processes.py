@@ -87,7 +87,7 @@ class Surroundings:
     """Told when an instance of a service has ended."""
     on_line: Callable[[str, str], None]
     """Told each line that a service writes."""
-    log_level: str = "info"
+    log_level: Callable[[str], str] = lambda _service: "info"
     env: Callable[[str], Mapping[str, str]] = lambda _service: {}
 
 
@@ -125,7 +125,7 @@ class ProcessLauncher:
             source=plan.source,
             service=plan.name,
             place=around.place(token),
-            log_level=around.log_level,
+            log_level=around.log_level(plan.name),
             table=plan.table.table,
             origin=plan.table.origin,
             origins=dict(plan.table.origins),

@@ -39,6 +39,9 @@ LINES: dict[str, dict[str, object]] = {
     "join": {"command": "join", "code": ""},
     "logs": {"command": "logs", "service": "", "follow": False, "lines": 50},
     "logs -f x -n 5": {"command": "logs", "service": "x", "follow": True, "lines": 5},
+    "logs --since 2h --level warning --grep disk": {"command": "logs", "since": 7200.0, "level": "warning"},
+    "log-level": {"command": "log-level", "level": None, "service": ""},
+    "log-level debug hailo-inference": {"command": "log-level", "level": "debug", "service": "hailo-inference"},
     "completion bash": {"command": "completion", "shell": "bash"},
 }
 
