@@ -32,8 +32,8 @@ def talking(folder: Path) -> Iterator[Node]:
         node.stop()
 
 
-def said(node: Node, **wanted: object) -> list[str]:
-    return [line["text"] for line in node.call("logs.tail", service="talker", lines=500, **wanted)]
+def said(node: Node, *, text: str = "") -> list[str]:
+    return [line["text"] for line in node.call("logs.tail", service="talker", lines=500, text=text)]
 
 
 def test_the_level_of_one_service_is_set_while_it_runs_and_after_it_is_started_again(talking: Node) -> None:
