@@ -42,11 +42,13 @@ import zmq
 import zmq.asyncio
 
 from sparkd import Policy, event
-from sparkd.bus import Broker, BusClient
+from sparkd.bus import Broker, BusClient, BusLimits
 from sparkd.codec import encode_body
 
 TOPIC = "edge.sensors.bench"
 HIGH_WATER = 1_000_000
+LIMITS = BusLimits(high_water=HIGH_WATER, flood_messages_per_s=1e7, flood_bytes_per_s=1e12)
+"""Counted against bounds that are never met: what counting costs is in the figures."""
 RATE_PER_S = 1000
 YIELD_EVERY = 100
 """A publisher that never waits must let its event loop run."""
@@ -193,7 +195,7 @@ def our_broker(folder: Path, _control: socket.socket) -> None:
 
 def our_publisher(folder: Path, control: socket.socket) -> None:
     async def main() -> None:
-        client = BusClient(folder, node="here", service="bench", publishes=[TOPIC], high_water=HIGH_WATER)
+        client = BusClient(folder, node="here", service="bench", publishes=[TOPIC], limits=LIMITS)
         async with client.open():
             while True:
                 word, count = await anyio.to_thread.run_sync(listen, control)
@@ -264,7 +266,7 @@ class Side:
 
 
 async def measure(folder: Path, controls: dict[str, socket.socket], options: argparse.Namespace) -> dict[str, Any]:
-    reader = BusClient(folder, node="here", service="reader", reads=[TOPIC], high_water=HIGH_WATER)
+    reader = BusClient(folder, node="here", service="reader", reads=[TOPIC], limits=LIMITS)
     raw = RawSubscriber(folder, options.unpack)
     raw.warm(controls["raw"])
     async with reader.subscribe(Sample, policy=Policy.ALL, limit=HIGH_WATER) as subscription:

@@ -26,7 +26,8 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from sparkd.bus import BusClient
+from sparkd.bus import BusClient, BusLimits
+from sparkd.bus.figures import BusFigures
 from sparkd.calls import Handlers, Terms, request_plain, requester, stub
 from sparkd.calls.current import calling
 from sparkd.calls.hosts import connect_to_core
@@ -36,7 +37,7 @@ from sparkd.core_interfaces import HostApi, SupervisorApi
 from sparkd.errors import CallError, CallErrorKind, LocalMessageError
 from sparkd.events import event_type
 from sparkd.interfaces import interface_name
-from sparkd.log import LEVELS, StructuredLog
+from sparkd.log import LEVELS, OncePer, StructuredLog
 from sparkd.metrics import snapshot
 from sparkd.outbox import DiskOutbox, Limits, open_outbox
 from sparkd.privacy import Privacy
@@ -59,7 +60,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     state: str
     token: str
-    high_water: int = 10_000
+    bus: BusLimits = BusLimits()
     outbox: dict[str, float] = {}
     """The table `[outbox]`'s limits."""
 
@@ -246,7 +247,7 @@ async def run_host(service: Service[C], config: C, place: Place) -> bool:
             bus=bus,
             outbox=outbox,
             log=log,
-            metrics=CollectorRegistry(),
+            metrics=_registry(bus),
             handlers=handlers,
             tasks=tasks,
             call_core=core,
@@ -262,6 +263,12 @@ async def run_host(service: Service[C], config: C, place: Place) -> bool:
                 answering.cancel_scope.cancel()
         tasks.cancel_scope.cancel()
     return stopped
+
+
+def _registry(bus: BusClient) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(BusFigures(bus.stats))
+    return registry
 
 
 async def _end_with_core(lost: anyio.Event) -> None:
@@ -286,8 +293,21 @@ def _bus(service: Service[Any], place: Place, core: SupervisorApi, events: Event
         store=events.store,
         fetch_retained=fetch_retained,
         current_trace=current_trace,
-        high_water=place.high_water,
+        limits=place.bus,
+        on_flood=_flood_teller(service.name),
     )
+
+
+def _flood_teller(service: str) -> Callable[[str, int], None]:
+    """Return what tells the log of a flood: once a minute for each topic, however many events it has."""
+    log, complaints = StructuredLog(service), OncePer()
+
+    def tell(topic: str, flooded: int) -> None:
+        if complaints.passes(topic) is not None:
+            remedy = "publish less, or raise publish_messages_per_s and publish_bytes_per_s in its table of the config"
+            log.warning("flooding the bus, events dropped", topic=topic, dropped=flooded, remedy=remedy)
+
+    return tell
 
 
 def topics(declared: tuple[type[Any] | str, ...]) -> tuple[str, ...]:

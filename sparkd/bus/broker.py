@@ -39,6 +39,8 @@ MAX_KNOWN = 10_000
 """Subscriptions that are listed; more come only from a reader that makes them up."""
 CAPTURE_QUEUE = 10_000
 """(Un)subscriptions that wait to be looked at; services that all start at once make hundreds."""
+UNPASSED = 1000
+"""Messages of one publisher that wait to be passed on; more wait on its own side, where it is the one who pays."""
 _WORD_BYTES = 16
 
 
@@ -99,7 +101,7 @@ class Broker:
         path = self._runtime / name
         path.unlink(missing_ok=True)
         socket.setsockopt(zmq.SNDHWM, self._high_water)
-        socket.setsockopt(zmq.RCVHWM, self._high_water)
+        socket.setsockopt(zmq.RCVHWM, min(self._high_water, UNPASSED))
         socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         socket.setsockopt(zmq.ZAP_DOMAIN, name.encode())
         before = os.umask(0o117 if name == SUB else 0o177)

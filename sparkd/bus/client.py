@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio.lowlevel
+
+from sparkd.bus.flood import Allowance, BusLimits
 from sparkd.bus.publisher import Publisher
 from sparkd.bus.subscription import Subscription, raw
 from sparkd.codec import Message, body_decoder, encode_body, topic_of, unpack
@@ -20,7 +23,6 @@ E = TypeVar("E")
 Store = Callable[[Record], Awaitable[int]]
 """Puts a record into the outbox and returns its sequence number once it is on disk."""
 FetchRetained = Callable[[str], Awaitable[Sequence[Message]]]
-HIGH_WATER = 10_000
 MAX_GRANTED = 10_000
 """Topics remembered as this service's to publish."""
 
@@ -39,9 +41,13 @@ class BusClient:
         store: Store | None = None,
         fetch_retained: FetchRetained | None = None,
         current_trace: Callable[[], bytes | None] = lambda: None,
-        high_water: int = HIGH_WATER,
+        limits: BusLimits | None = None,
+        on_flood: Callable[[str, int], None] = lambda _topic, _flooded: None,
     ) -> None:
-        """Speak as *service*; None for *publishes* or *reads* means any topic (the core's own client)."""
+        """Speak as *service*; None for *publishes* or *reads* means any topic (the core's own client).
+
+        *on_flood* hears of each event that was dropped for being too much: its topic, and how many there were so far.
+        """
         self._runtime = runtime
         self._service = service
         self._publishes = None if publishes is None else tuple(publishes)
@@ -49,8 +55,13 @@ class BusClient:
         self._store = store
         self._fetch_retained = fetch_retained
         self._current_trace = current_trace
-        self._high_water = high_water
-        self._publisher = Publisher(runtime, node=node, service=service, high_water=high_water)
+        limits = limits or BusLimits()
+        self._high_water = limits.high_water
+        self._allowance = Allowance(limits.flood_messages_per_s, limits.flood_bytes_per_s)
+        self._on_flood = on_flood
+        self.flooded = 0
+        """Events dropped because the service sent more than its bounds allow."""
+        self._publisher = Publisher(runtime, node=node, service=service, high_water=limits.high_water)
         self._granted: set[str] = set()
         self._subscriptions: list[Subscription[Any]] = []
 
@@ -79,11 +90,23 @@ class BusClient:
         body = encode_body(event)
         privacy = declared.privacy if privacy is None else privacy
         trace = trace or self._current_trace()
+        if not self._allowance.take(len(body)):
+            if declared.durability is Durability.TRANSIENT:
+                await self._drop(goes_to)
+                return
+            await self._allowance.wait(len(body))  # what is kept is never dropped: it waits instead
         if declared.durability is Durability.DURABLE:
             if self._store is None:
                 raise LocalMessageError(f"{goes_to} is durable, and this client has no outbox")
             await self._store(Record(topic=goes_to, body=body, privacy=privacy, trace=trace, key=key))
         self._publisher.send(goes_to, body, privacy, trace)
+
+    async def _drop(self, topic: str) -> None:
+        """Count an event as sent and lost; let others run, for a flood seldom leaves them a turn."""
+        self._publisher.skip(topic)
+        self.flooded += 1
+        self._on_flood(topic, self.flooded)
+        await anyio.lowlevel.checkpoint()
 
     def publish_message(self, message: Message) -> None:
         """Send an event of another node as it came."""
@@ -140,6 +163,7 @@ class BusClient:
         """Return counters of the publisher and of each open subscription."""
         return {
             "published": self._publisher.published,
+            "flooded": self.flooded,
             "subscriptions": [subscription.stats() for subscription in self._subscriptions],
         }
 

@@ -66,6 +66,10 @@ class Publisher:
         self._speaker.send(topic.encode(), encode_header(header), body)
         self.published += 1
 
+    def skip(self, topic: str) -> None:
+        """Count an event of *topic* that is not sent: readers see it as lost."""
+        self._last[topic] = self._last.get(topic, 0) + 1
+
     def forward(self, message: Message) -> None:
         """Send an event of another node, header and all."""
         self._speaker.send(message.topic.encode(), encode_header(message.header), message.body)

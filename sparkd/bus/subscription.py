@@ -29,6 +29,8 @@ _TAILS = event_type(Tails).topic
 _UNWANTED = "?"
 """Stands for a topic that only begins like one of ours; no topic looks like it."""
 MAX_TOPICS = 10_000
+MAX_HELD_BYTES = 32 << 20
+"""Bodies that wait to be read, whatever the limit in events: a thousand events may be a gigabyte."""
 
 _Held: TypeAlias = tuple[str, Header, bytes]
 
@@ -93,6 +95,7 @@ class Subscription(Generic[E]):
         self._topics: dict[bytes, str] = {}
         self._waiting: asyncio.Future[None] | None = None
         self._run = 0
+        self._held_bytes = 0
         self._in_force = anyio.Event()
         self._probe = PROBE + os.urandom(8).hex().encode()
         self._gaps = GapCounter()
@@ -170,8 +173,10 @@ class Subscription(Generic[E]):
         while True:
             if self._queue:
                 topic, header, body = self._queue.popleft()
+                self._held_bytes -= len(body)
             elif self._latest:
                 topic, header, body = self._latest.pop(next(iter(self._latest)))
+                self._held_bytes -= len(body)
             else:
                 await self._wait()
                 continue
@@ -227,24 +232,31 @@ class Subscription(Generic[E]):
     def _keep(self, event: _Held) -> None:
         if self.policy is Policy.LATEST:
             self._keep_latest(event)
-        elif len(self._queue) < self.limit and not self._overrun:
+        elif len(self._queue) < self.limit and self._held_bytes < MAX_HELD_BYTES and not self._overrun:
             self._queue.append(event)
-        else:
+            self._held_bytes += len(event[2])
+        elif self.policy is Policy.ALL:
             self.dropped += 1
-            if self.policy is Policy.ALL:
-                self._overrun = True  # what waits is unbroken; the reader is told where it ends
-            else:
-                self._queue.popleft()
-                self._queue.append(event)
+            self._overrun = True  # what waits is unbroken; the reader is told where it ends
+        else:
+            self._queue.append(event)
+            self._held_bytes += len(event[2])
+            while len(self._queue) > self.limit or self._held_bytes > MAX_HELD_BYTES:
+                self.dropped += 1
+                self._held_bytes -= len(self._queue.popleft()[2])
 
     def _keep_latest(self, event: _Held) -> None:
         topic, kept = event[0], self._latest
         if topic in kept:
-            self.dropped += 1
-        elif len(kept) >= self.limit:
-            self.dropped += 1
-            del kept[next(iter(kept))]
+            self._drop_latest(topic)
         kept[topic] = event
+        self._held_bytes += len(event[2])
+        while len(kept) > self.limit or self._held_bytes > MAX_HELD_BYTES:
+            self._drop_latest(next(iter(kept)))
+
+    def _drop_latest(self, topic: str) -> None:
+        self.dropped += 1
+        self._held_bytes -= len(self._latest.pop(topic)[2])
 
     def _learn(self, frame: bytes) -> str:
         """Return the topic in *frame*, and remember it: libzmq matches bytes, people mean whole segments."""

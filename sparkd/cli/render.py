@@ -230,13 +230,13 @@ def bus(answer: Mapping[str, Any]) -> RenderableType:
     """Return the bus counters: who publishes, who reads, what was lost."""
     publishers, readers = [], []
     for name, stats in answer["services"].items():
-        publishers.append((name, str(stats.get("published", 0))))
+        publishers.append((name, str(stats.get("published", 0)), str(stats.get("flooded", 0))))
         readers += [
             (name, sub["topic"] or "(all)", sub["policy"], *(str(sub[k]) for k in ("received", "lost", "dropped")))
             for sub in stats.get("subscriptions", [])
         ]
     return Group(
-        table("PUBLISHER", "SENT", rows=publishers),
+        table("PUBLISHER", "SENT", "FLOODED", rows=publishers),
         "",
         table("READER", "TOPIC", "POLICY", "RECEIVED", "LOST", "DROPPED", rows=readers),
     )

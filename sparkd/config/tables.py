@@ -41,6 +41,14 @@ def check_range(key: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{key}: {low:g} to {high:g} expected, got {value:g}")
 
 
+def check_flood(key: str, messages_per_s: float | None, bytes_per_s: float | None) -> None:
+    """Raise ValueError unless these bounds of a publisher are 0, None, or let something through."""
+    if messages_per_s:
+        check_range(f"{key}_messages_per_s", messages_per_s, 1, 1e9)
+    if bytes_per_s:
+        check_range(f"{key}_bytes_per_s", bytes_per_s, 1 << 10, 1e12)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """`[node]`: who this node is."""
@@ -73,11 +81,19 @@ class BusConfig:
 
     high_water_messages: int = 10_000
     """Messages queued per peer before the bus drops, and counts."""
+    queue_max_bytes: int = 64 << 20
+    """Memory that the daemon's queues may take before it cuts off readers that do not read."""
+    flood_messages_per_s: float = 20_000.0
+    """What one service may publish; beyond it transient events are dropped, and counted. 0 for no bound."""
+    flood_bytes_per_s: float = 67_108_864.0
+    """The same in bytes of events, without what goes through shared memory."""
     readers_group: str = ""
     """Members of this group may subscribe, besides the daemon's own user and root."""
 
     def __post_init__(self) -> None:
         check_range("high_water_messages", self.high_water_messages, 10, 10_000_000)
+        check_range("queue_max_bytes", self.queue_max_bytes, 4 << 20, 1 << 40)
+        check_flood("flood", self.flood_messages_per_s, self.flood_bytes_per_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +207,9 @@ class PluginTable:
     """How long its event loop may leave a ping unanswered before it is restarted; 0 for ever."""
     memory_max_bytes: int = 0
     """Limit of its address space; 0 for none."""
+    publish_messages_per_s: float | None = None
+    """What each of its services may publish, instead of what `[bus] flood_messages_per_s` says."""
+    publish_bytes_per_s: float | None = None
     table: dict[str, Any] = field(default_factory=dict)
     origin: str = field(default="", compare=False)
     """The files the table comes from, for messages."""
@@ -202,6 +221,7 @@ class PluginTable:
             check_range("start_limit_s", self.start_limit_s, 0.1, 3600)
         check_range("watchdog_s", self.watchdog_s, 0, 3600)
         check_range("memory_max_bytes", self.memory_max_bytes, 0, 1 << 50)
+        check_flood("publish", self.publish_messages_per_s, self.publish_bytes_per_s)
 
 
 PLUGIN_KEYS = frozenset(f.name for f in fields(PluginTable)) - {"table", "origin", "origins"}

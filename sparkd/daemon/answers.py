@@ -144,7 +144,12 @@ class BusAnswers:
         """Return counters of the broker and of each service."""
         core = self._core
         services = {"core": core.bus.stats(), **await core.ask_hosts(lambda host: host.stats())}
-        broker = {"subscriptions": dict(core.broker.subscriptions), "refused": core.broker.peers.refused}
+        broker = {
+            "subscriptions": dict(core.broker.subscriptions),
+            "refused": core.broker.peers.refused,
+            "cut_off": core.queues.cut_off,
+            "held_bytes": core.queues.held_bytes,
+        }
         return {"broker": broker, "services": services}
 
     async def last(self, *, topic: str = "") -> list[BusEvent]:

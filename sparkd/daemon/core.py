@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from sparkd.bus import Broker, BusClient, Retained
+from sparkd.bus import Broker, BusClient, QueueWatch, Retained
 from sparkd.calls import CallRouter, Terms, open_to_hosts, stub
 from sparkd.config import (
     Config,
@@ -34,7 +34,7 @@ from sparkd.core_interfaces import (
     NodeStatus,
     ServiceStatus,
 )
-from sparkd.daemon import answers, doors, figures, report, upkeep
+from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep
 from sparkd.daemon.launching import make_plugins
 from sparkd.daemon.levels import Levels
 from sparkd.daemon.linking import make_link
@@ -85,6 +85,7 @@ class Core:
     complaints: OncePer = field(default_factory=OncePer)
     """Keeps a stranger or a bad plugin from flooding the log."""
     broker: Broker = field(init=False)
+    queues: QueueWatch = field(init=False)
     bus: BusClient = field(init=False)
     router: CallRouter = field(init=False)
     link: Link = field(init=False)
@@ -111,6 +112,7 @@ class Core:
                 on_refused=self._on_stranger,
             )
             await stack.enter_async_context(self.broker.open())
+            self.queues = bus_limits.queue_watch(self)
             self.bus = BusClient(places.runtime, node=config.node.name, service="core")
             await stack.enter_async_context(self.bus.open())
             self.router = doors.make_router(self, self._tasks)
@@ -123,7 +125,13 @@ class Core:
             await figures.open_metrics(self, stack)
             await stack.enter_async_context(self.supervisor.open())
             await self._tasks.start(self.plugins.registry.follow)
-            for work in (upkeep.sync_late, upkeep.follow_drop_ins, upkeep.retry_failed, upkeep.look_for_paths):
+            for work in (
+                upkeep.sync_late,
+                upkeep.follow_drop_ins,
+                upkeep.retry_failed,
+                upkeep.look_for_paths,
+                bus_limits.bound_queues,
+            ):
                 await upkeep.start(self, self._tasks, work)
             yield self
 

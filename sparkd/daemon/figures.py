@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sparkd.bus.figures import figures_of
 from sparkd.metrics import serve_metrics, snapshot
 from sparkd.states import State
 
@@ -86,7 +87,9 @@ class _Figures(Collector):
         core = self._core
         bus = core.bus.stats()
         yield CounterMetricFamily("sparkd_bus_refused", "Peers refused on the bus sockets.", core.broker.peers.refused)
-        yield CounterMetricFamily("sparkd_bus_published", "Events the core published.", bus["published"])
+        yield from figures_of(bus)
+        cut = core.queues.cut_off
+        yield CounterMetricFamily("sparkd_bus_readers_cut_off", "Readers of the bus that did not read.", cut)
         counts = core.rpc_counts
         rpc = CounterMetricFamily("sparkd_rpc", "What the JSON-RPC socket has seen.", labels=["what"])
         for what in ("connections", "messages", "refused", "malformed", "too_long", "half_lines", "slow_readers"):

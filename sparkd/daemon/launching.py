@@ -9,6 +9,7 @@ import anyio
 from anyio import to_thread
 
 from sparkd.daemon import report
+from sparkd.daemon.bus_limits import bus_limits
 from sparkd.daemon.plugins import Plugins
 from sparkd.host import Place
 from sparkd.registry import ManifestCache, Registry
@@ -73,7 +74,7 @@ def _place(core: Core, token: str) -> Place:
         runtime=str(core.places.runtime),
         state=str(core.places.state),
         token=token,
-        high_water=config.bus.high_water_messages,
+        bus=bus_limits(config.bus),
         outbox={
             "max_bytes": config.outbox.max_bytes,
             "max_age_s": config.outbox.max_age_s,

@@ -91,6 +91,16 @@ class Surroundings:
     env: Callable[[str], Mapping[str, str]] = lambda _service: {}
 
 
+def placed(place: Place, plan: Plan) -> Place:
+    """Return *place* with what the table of the service's own plugin says of it."""
+    own = (
+        ("flood_messages_per_s", plan.table.publish_messages_per_s),
+        ("flood_bytes_per_s", plan.table.publish_bytes_per_s),
+    )
+    said = {name: value for name, value in own if value is not None}
+    return msgspec.structs.replace(place, bus=msgspec.structs.replace(place.bus, **said))
+
+
 class ProcessLauncher:
     """Starts services as children of the zygote."""
 
@@ -124,7 +134,7 @@ class ProcessLauncher:
         spec = ChildSpec(
             source=plan.source,
             service=plan.name,
-            place=around.place(token),
+            place=placed(around.place(token), plan),
             log_level=around.log_level(plan.name),
             table=plan.table.table,
             origin=plan.table.origin,
@@ -247,7 +257,7 @@ class InlineLauncher:
         """Start a task for *plan*; leaving cancels it."""
         around = self._around
         token, ready = around.entrance.expect(plan.name)
-        instance = InlineInstance(plan, around.place(token), ready, around.reach(plan.name))
+        instance = InlineInstance(plan, placed(around.place(token), plan), ready, around.reach(plan.name))
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(instance.run, name=f"inline {plan.name}")

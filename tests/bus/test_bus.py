@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparkd import LocalMessageError, NodeHealth, Policy, Privacy, Record, SensorReading
-from sparkd.bus import Broker, Retained
+from sparkd.bus import Broker, BusLimits, Retained
 from sparkd.codec import MAX_EVENT_BYTES, Header, encode_header
 from sparkd.testing import short_folder
 from tests.bus.bus_rig import Count, Keep, child, client, take, until
@@ -182,7 +182,7 @@ async def test_in_a_flood_every_event_came_or_is_counted(runtime: Path) -> None:
     count = 20_000
     async with (
         Broker(runtime, high_water=50).open(),
-        client(runtime, high_water=50) as bus,
+        client(runtime, limits=BusLimits(high_water=50)) as bus,
         bus.subscribe(Count, limit=100) as counts,
     ):
         await bus.publish(Count(n=0))
