@@ -254,6 +254,13 @@ def _inviting(options: argparse.Namespace) -> int:
     return deed(options)
 
 
+def _saving(options: argparse.Namespace) -> int:
+    from sparkd.cli import backup  # noqa: PLC0415 - brings SQLite and tar
+
+    deed: Callable[[argparse.Namespace], int] = getattr(backup, options.command)
+    return deed(options)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "plugins": _plugins,
@@ -270,5 +277,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "keys": _offline,
     "invite": _inviting,
     "join": _inviting,
+    "backup": _saving,
+    "restore": _saving,
     "completion": _offline,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sparkd.outbox.inspect import dead_letters, drop_dead, forget_reader, inspect, list_streams, retry_dead
 from sparkd.outbox.outbox import DiskOutbox, open_outbox
+from sparkd.outbox.restored import leap
 from sparkd.outbox.trim import Limits
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "drop_dead",
     "forget_reader",
     "inspect",
+    "leap",
     "list_streams",
     "open_outbox",
     "retry_dead",

@@ -42,6 +42,8 @@ LINES: dict[str, dict[str, object]] = {
     "logs --since 2h --level warning --grep disk": {"command": "logs", "since": 7200.0, "level": "warning"},
     "log-level": {"command": "log-level", "level": None, "service": ""},
     "log-level debug hailo-inference": {"command": "log-level", "level": "debug", "service": "hailo-inference"},
+    "backup x.tar.gz": {"command": "backup", "file": "x.tar.gz", "force": False},
+    "restore --force x.tar.gz": {"command": "restore", "file": "x.tar.gz", "force": True},
     "completion bash": {"command": "completion", "shell": "bash"},
 }
 
