@@ -12,7 +12,7 @@ LAYERS = (
     {"errors", "privacy", "secret", "steps", "events", "states", "service", "codec", "interfaces", "core_interfaces"},
     {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox"},
     {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor"},
-    {"daemon", "cli", "testing", "demo"},
+    {"daemon", "cli", "doctor", "testing", "demo"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONE_FILE = {

@@ -254,6 +254,13 @@ def _inviting(options: argparse.Namespace) -> int:
     return deed(options)
 
 
+def _examining(options: argparse.Namespace) -> int:
+    from sparkd.cli import examining  # noqa: PLC0415 - not needed by others
+
+    deed: Callable[[argparse.Namespace], int] = getattr(examining, options.command.replace("-", "_"))
+    return deed(options)
+
+
 def _saving(options: argparse.Namespace) -> int:
     from sparkd.cli import backup  # noqa: PLC0415 - brings SQLite and tar
 
@@ -277,6 +284,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "keys": _offline,
     "invite": _inviting,
     "join": _inviting,
+    "doctor": _examining,
+    "support-bundle": _examining,
     "backup": _saving,
     "restore": _saving,
     "completion": _offline,

@@ -44,6 +44,8 @@ LINES: dict[str, dict[str, object]] = {
     "log-level debug hailo-inference": {"command": "log-level", "level": "debug", "service": "hailo-inference"},
     "backup x.tar.gz": {"command": "backup", "file": "x.tar.gz", "force": False},
     "restore --force x.tar.gz": {"command": "restore", "file": "x.tar.gz", "force": True},
+    "doctor --all": {"command": "doctor", "all": True},
+    "support-bundle x.tar.gz": {"command": "support-bundle", "file": "x.tar.gz"},
     "completion bash": {"command": "completion", "shell": "bash"},
 }
 

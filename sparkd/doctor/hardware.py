@@ -1,0 +1,164 @@
+"""Devices that plugins need: Hailo, ReSpeaker, sound, video, the groups and rules that let the daemon at them."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sparkd.doctor.scene import Finding, Scene, named, note, ok, problem, skipped, warning
+
+HAILO_VENDOR = "0x1e60"
+RESPEAKER = ("2886", "0018")
+_VERSION = re.compile(r"(\d+\.\d+\.\d+)")
+_PACKAGES = ("hailort", "hailo-dkms", "hailort-pcie-driver", "python3-hailort")
+GROUPS = {"/dev/snd": "audio", "/dev/video0": "video", "/dev/i2c-1": "i2c", "/dev/gpiochip0": "gpio"}
+
+
+@named("hailo")
+def hailo(scene: Scene) -> Iterator[Finding]:
+    """The accelerator: present, with its driver, and at hand."""
+    found = [path for path in scene.glob("/sys/bus/pci/devices/*") if _vendor(path) == HAILO_VENDOR]
+    wanted = scene.has_plugin("hailo-inference")
+    if not found:
+        text = "no Hailo on the PCIe bus"
+        yield (
+            note(f"{text}: the CPU infers", "if there is one: dtparam=pciex1 in config.txt, and its ribbon cable")
+            if wanted
+            else skipped(text)
+        )
+        return
+    if scene.read("/sys/module/hailo_pci/version") is None:
+        yield problem(
+            "a Hailo is there, and its driver is not loaded", "apt install dkms hailo-all; modprobe hailo_pci"
+        )
+    elif not scene.path("/dev/hailo0").exists():
+        yield problem(
+            "the driver is loaded, and /dev/hailo0 is not there", "journalctl -k -g hailo; is its firmware installed?"
+        )
+    else:
+        yield ok(f"{len(found)} on the bus, driver {scene.read('/sys/module/hailo_pci/version')}")
+
+
+def _vendor(path: Path) -> str:
+    try:
+        return (path / "vendor").read_text().strip()
+    except OSError:
+        return ""
+
+
+@named("hailo versions")
+def hailo_versions(scene: Scene) -> Iterator[Finding]:
+    """Driver, firmware and library must agree: the most common reason for a Hailo that does not work."""
+    driver = scene.read("/sys/module/hailo_pci/version")
+    if driver is None:
+        yield skipped("no Hailo driver is loaded")
+        return
+    versions = {"driver": driver}
+    identified = scene.run(["hailortcli", "fw-control", "identify"]) or ""
+    firmware = re.search(r"Firmware Version: (\d+\.\d+\.\d+)", identified)
+    if firmware:
+        versions["firmware"] = firmware[1]
+    library = _VERSION.search(scene.run(["hailortcli", "--version"]) or "")
+    if library:
+        versions["library"] = library[1]
+    for line in (scene.run(["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", *_PACKAGES]) or "").splitlines():
+        name, _, version = line.partition(" ")
+        match = _VERSION.match(version)
+        if name in _PACKAGES and match:
+            versions[name] = match[1]
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if len(versions) == 1:
+        yield skipped(f"only the driver says its version ({driver})", "apt install hailo-all brings hailortcli")
+    elif len(set(versions.values())) > 1:
+        yield problem(f"they do not agree: {said}", "apt full-upgrade, and restart; or pin all to one version")
+    else:
+        yield ok(said)
+
+
+@named("respeaker")
+def respeaker(scene: Scene) -> Iterator[Finding]:
+    """The microphone array, and the rule that lets the daemon steer it."""
+    for device in scene.glob("/sys/bus/usb/devices/*"):
+        held = tuple(_text(device / name) for name in ("idVendor", "idProduct"))
+        if held == RESPEAKER:
+            yield from _steerable(scene, device)
+            return
+    text = "no ReSpeaker on the USB"
+    if scene.has_plugin("respeaker-voice"):
+        yield problem(text, "plug it in; lsusb -d 2886:0018")
+    else:
+        yield skipped(text)
+
+
+def _steerable(scene: Scene, device: Path) -> Iterator[Finding]:
+    number = [_text(device / name) for name in ("busnum", "devnum")]
+    node = scene.path(f"/dev/bus/usb/{int(number[0] or 0):03d}/{int(number[1] or 0):03d}")
+    remedy = 'a udev rule: ATTRS{idVendor}=="2886", ATTRS{idProduct}=="0018", MODE="0660", GROUP="sparkd"'
+    if not node.exists():
+        yield problem(f"it is there, and {node} is not", "is udev running?")
+    elif not _may_write(scene, node):
+        yield problem(f"{scene.account} may not write {node}", remedy)
+    else:
+        yield ok(f"at {node}")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+@named("groups")
+def groups(scene: Scene) -> Iterator[Finding]:
+    """Whether the daemon's user is let at the devices that are there."""
+    try:
+        account = pwd.getpwnam(scene.account)
+    except KeyError:
+        yield skipped(f"there is no account {scene.account}: the daemon runs as you")
+        return
+    held = {grp.getgrgid(gid).gr_name for gid in os.getgrouplist(account.pw_name, account.pw_gid)}
+    missing = sorted({group for path, group in GROUPS.items() if scene.path(path).exists()} - held)
+    if missing:
+        names = ", ".join(missing)
+        remedy = (
+            f"only if a plugin needs them: usermod -aG {','.join(missing)} {scene.account}; systemctl restart sparkd"
+        )
+        yield note(f"{scene.account} is not in {names}", remedy)
+    else:
+        yield ok(f"{scene.account} is let at every device that is there")
+
+
+def _may_write(scene: Scene, node: Path) -> bool:
+    """Whether the daemon's account may write *node*, by its mode."""
+    found = node.stat()
+    try:
+        account = pwd.getpwnam(scene.account)
+    except KeyError:
+        return os.access(node, os.W_OK)
+    gids = set(os.getgrouplist(account.pw_name, account.pw_gid))
+    if found.st_uid == account.pw_uid:
+        return bool(found.st_mode & 0o200)
+    return bool(found.st_mode & (0o020 if found.st_gid in gids else 0o002))
+
+
+@named("udev rules")
+def udev_rules(scene: Scene) -> Iterator[Finding]:
+    """Whether the rules of the devices that are there are installed."""
+    wanted = {"hailo": bool(scene.path("/dev/hailo0").exists())}
+    folders = ("/etc/udev/rules.d", "/lib/udev/rules.d", "/usr/lib/udev/rules.d", "/run/udev/rules.d")
+    files = [file.name for folder in folders for file in scene.glob(f"{folder}/*.rules")]
+    missing = [name for name, present in wanted.items() if present and not any(name in file for file in files)]
+    if not any(wanted.values()):
+        yield skipped("no device here needs one")
+    elif missing:
+        yield warning(f"no udev rule for {', '.join(missing)}", "apt install hailort-pcie-driver, or see etc/udev/")
+    else:
+        yield ok("installed")
+
+
+CHECKS = (hailo, hailo_versions, respeaker, groups, udev_rules)
