@@ -261,6 +261,12 @@ def _examining(options: argparse.Namespace) -> int:
     return deed(options)
 
 
+def _starting(options: argparse.Namespace) -> int:
+    from sparkd.cli import starting  # noqa: PLC0415 - not needed by others
+
+    return starting.init(options)
+
+
 def _saving(options: argparse.Namespace) -> int:
     from sparkd.cli import backup  # noqa: PLC0415 - brings SQLite and tar
 
@@ -284,6 +290,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "keys": _offline,
     "invite": _inviting,
     "join": _inviting,
+    "init": _starting,
     "doctor": _examining,
     "support-bundle": _examining,
     "backup": _saving,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparkd.cli import examining, inviting, logs, saving
+from sparkd.cli import examining, inviting, logs, saving, starting
 
 KEY_CHARS = 40
 FAILED, USAGE, NO_DAEMON, BAD_CONFIG, NOT_WELL = 1, 2, 3, 4, 5
@@ -128,6 +128,7 @@ def _offline(commands: Subparsers) -> None:
     revoke.add_argument("name", metavar="NAME")
     inviting.words(commands)
     saving.words(commands)
+    starting.words(commands)
     examining.words(commands)
     completion = commands.add_parser("completion", help="print a completion script for a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))

@@ -46,6 +46,7 @@ LINES: dict[str, dict[str, object]] = {
     "restore --force x.tar.gz": {"command": "restore", "file": "x.tar.gz", "force": True},
     "doctor --all": {"command": "doctor", "all": True},
     "support-bundle x.tar.gz": {"command": "support-bundle", "file": "x.tar.gz"},
+    "init --role cloud -y": {"command": "init", "role": "cloud", "yes": True},
     "completion bash": {"command": "completion", "shell": "bash"},
 }
 
