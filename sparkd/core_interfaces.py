@@ -16,6 +16,20 @@ from sparkd.states import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastFailure:
+    """The last time a service failed; kept when it runs again."""
+
+    at: float
+    """Wall clock, seconds since 1970."""
+    reason: str
+    remedy: str = ""
+    file: str = ""
+    line: int = 0
+    stack: list[str] = field(default_factory=list)
+    """If it was stuck: where each of its threads was, a line each, innermost first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
     """One service: what it does, since when, and if it does not run, why and what to do about it."""
 
@@ -30,6 +44,9 @@ class ServiceStatus:
     line: int = 0
     pid: int | None = None
     restarts: int = 0
+    hangs: int = 0
+    """Restarts because its event loop did not answer."""
+    last_failure: LastFailure | None = None
     retry_in_s: float | None = None
     isolation: Isolation = Isolation.PROCESS
     energy: EnergyClass = EnergyClass.NORMAL

@@ -28,6 +28,8 @@ STATE_STYLE = {
 _KIB = 1024
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LAST_LINES = 3
+LATELY_S = 3600.0
+"""How long the failure of a service that runs again is shown."""
 PIPE_WIDTH = 160
 """How wide tables are where there is no terminal to ask."""
 
@@ -124,9 +126,21 @@ def _troubles(answer: Mapping[str, Any]) -> list[RenderableType]:
     found: list[RenderableType] = [
         _trouble(one["name"], one, retry=one["retry_in_s"]) for one in answer["services"] if one["reason"]
     ]
+    found += [_recovered(one) for one in answer["services"] if _failed_lately(one)]
     found += [_trouble(f"link to {link['peer']}", link) for link in answer["links"] if not link["connected"]]
     found += [Text(f"\n● {safe(problem)}", "yellow") for problem in answer["problems"]]
     return found
+
+
+def _failed_lately(service: Mapping[str, Any]) -> bool:
+    """Whether a service runs that failed in the last hour."""
+    failure = service.get("last_failure")
+    return failure is not None and not service["reason"] and time.time() - failure["at"] < LATELY_S
+
+
+def _recovered(service: Mapping[str, Any]) -> Text:
+    failure = service["last_failure"]
+    return _trouble(f"{service['name']} (runs again; {age(time.time() - failure['at'])} ago)", failure)
 
 
 def _trouble(name: str, what: Mapping[str, Any], *, retry: float | None = None) -> Text:

@@ -61,11 +61,13 @@ class _Figures(Collector):
         core = self._core
         states = GaugeMetricFamily("sparkd_service_state", "1 for the state a service is in.", labels=["name", "state"])
         restarts = CounterMetricFamily("sparkd_service_restarts", "Runs of a service that ended.", labels=["name"])
+        hangs = CounterMetricFamily("sparkd_service_hangs", "Event loops that did not answer; killed.", labels=["name"])
         for name, service in list(core.supervisor.services.items()):
             for state in State:
                 states.add_metric([name, state.value], float(service.state is state))
             restarts.add_metric([name], service.restarts)
-        yield from (states, restarts, *self._link(), *self._doors())
+            hangs.add_metric([name], service.hangs)
+        yield from (states, restarts, hangs, *self._link(), *self._doors())
 
     def _link(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("sparkd_link_connected", "1 while the link to a peer is up.", labels=["peer"])

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from sparkd.core_interfaces import ServiceStatus
+from sparkd.core_interfaces import LastFailure, ServiceStatus
 from sparkd.daemon.plugins import failed_state
 from sparkd.registry import Failure, PluginSource
 from sparkd.states import State
@@ -34,6 +34,8 @@ def of_service(service: Supervised, *, pid: int | None, memory: int | None, line
         line=end.line,
         pid=pid,
         restarts=service.restarts,
+        hangs=service.hangs,
+        last_failure=_last_failure(service),
         retry_in_s=max(service.retry_at - time.monotonic(), 0.0) if waits else None,
         isolation=plan.isolation,
         energy=plan.energy,
@@ -41,6 +43,20 @@ def of_service(service: Supervised, *, pid: int | None, memory: int | None, line
         serves=[interface.name for interface in plan.manifest.serves],
         memory_bytes=memory,
         last_lines=lines,
+    )
+
+
+def _last_failure(service: Supervised) -> LastFailure | None:
+    end = service.failed
+    if end is None:
+        return None
+    return LastFailure(
+        at=service.failed_at,
+        reason=end.reason,
+        remedy=end.remedy,
+        file=end.file,
+        line=end.line,
+        stack=list(end.stack),
     )
 
 

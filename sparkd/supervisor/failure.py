@@ -25,7 +25,8 @@ def end_of(error: BaseException, *, home: Path | None = None) -> End:
 def tidy(end: End) -> End:
     """Return *end* with texts that can be kept, sent and shown: bounded, and without control characters."""
     reason, remedy, file = (printable(text[:MAX_CHARS]) for text in (end.reason, end.remedy, end.file))
-    return replace(end, reason=reason, remedy=remedy, file=file)
+    stack = tuple(printable(line[:MAX_CHARS]) for line in end.stack)
+    return replace(end, reason=reason, remedy=remedy, file=file, stack=stack)
 
 
 def _verdict(error: BaseException) -> tuple[EndKind, str, str]:

@@ -52,6 +52,14 @@ class Instance(Protocol):
         """Return once the service's event loop has answered."""
         ...
 
+    def starved_s(self) -> float:
+        """Return for how long in all it has waited for a processor; 0 where that is not known."""
+        ...
+
+    def is_traced(self) -> bool:
+        """Whether a debugger holds it."""
+        ...
+
     async def stop(self, limit_s: float) -> None:
         """Ask it to stop, and kill it if it has not within *limit_s*."""
         ...

@@ -46,6 +46,8 @@ class End:
     remedy: str = ""
     file: str = ""
     line: int = 0
+    stack: tuple[str, ...] = ()
+    """Where its threads were, if it was killed because it was stuck; a line each, innermost first."""
 
 
 @dataclass(frozen=True, slots=True)

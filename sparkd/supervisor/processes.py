@@ -6,7 +6,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +24,12 @@ from sparkd.service import Service
 from sparkd.supervisor.failure import end_of, innermost
 from sparkd.supervisor.launch import Instance, Plan
 from sparkd.supervisor.policy import End, EndKind
+from sparkd.supervisor.stuck import Output, Stuck, note_on, process_state, starved_s, stuck_in
 from sparkd.zygote import Child, Exit, Zygote
 
 STACK_LIMIT_S = 1.0
-DUMP_LIMIT_S = 0.5
-LINES_KEPT = 200
-"""Of what a child wrote, to find in it where it crashed."""
+"""How long a loop that runs may take to say where its service waits."""
+STOPPED_REMEDY = "see who stopped it (kill -STOP, a full disk, a dead mount), or give it a longer watchdog_s"
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
 """Signals that a process brings upon itself."""
 
@@ -121,14 +121,13 @@ class ProcessLauncher:
             around.gone(plan.name)
 
     @asynccontextmanager
-    async def _child(self, plan: Plan, token: str) -> AsyncIterator[tuple[Child, list[str]]]:
+    async def _child(self, plan: Plan, token: str) -> AsyncIterator[tuple[Child, Output]]:
         """Fork a child, with its last lines; leaving kills it and whatever it started."""
         around = self._around
-        output: list[str] = []
+        output = Output()
 
         def on_line(line: str) -> None:
-            output.append(line)
-            del output[:-LINES_KEPT]
+            output.add(line)
             around.on_line(plan.name, line)
 
         spec = ChildSpec(
@@ -159,11 +158,13 @@ class ProcessLauncher:
 class ProcessInstance:
     """A service in a child process."""
 
-    def __init__(self, plan: Plan, child: Child, ready: anyio.Event, host: HostApi, output: list[str]) -> None:
+    def __init__(self, plan: Plan, child: Child, ready: anyio.Event, host: HostApi, output: Output) -> None:
         """Watch *child*; *output* holds its last lines."""
         self._plan, self._child, self._ready, self._host, self._output = plan, child, ready, host, output
         self._end: End | None = None
         self._asked = False
+        self._unanswered = False
+        self._killing: anyio.Event | None = None
 
     @property
     def pid(self) -> int | None:
@@ -176,11 +177,23 @@ class ProcessInstance:
 
     async def ping(self) -> None:
         """Return once its event loop has answered."""
+        self._unanswered = True
         await self._host.ping()
+        self._unanswered = False
+
+    def starved_s(self) -> float:
+        """Return for how long its main thread has waited for a processor."""
+        return starved_s(self._child.pid)
+
+    def is_traced(self) -> bool:
+        """Whether a debugger holds its process."""
+        return process_state(self._child.pid) == "t"
 
     async def ended(self) -> End:
         """Return how it ended."""
         how = await self._child.wait()
+        if self._killing is not None:  # the signal for the dump may end a blocking call, and so the service itself
+            await self._killing.wait()
         if self._end is not None:
             return self._end
         if self._asked:
@@ -201,10 +214,19 @@ class ProcessInstance:
             await self._child.wait()
 
     async def kill(self, end: End) -> None:
-        """Kill it; the end is *end*, with the line where it is stuck."""
-        file, line = await self._where()
-        self._end = End(kind=end.kind, reason=end.reason, remedy=end.remedy, file=file, line=line)
+        """Kill it; the end is *end*, with the line where it is stuck and the stacks of its threads."""
+        killing = self._killing = anyio.Event()
+        try:
+            self._end = await self._told_where(end)
+        finally:
+            killing.set()
         self._child.kill()
+
+    async def _told_where(self, end: End) -> End:
+        stuck = await self._stuck()
+        reason = f"{end.reason}: {stuck.note}" if stuck.note else end.reason
+        remedy = STOPPED_REMEDY if stuck.note else end.remedy
+        return replace(end, reason=reason, remedy=remedy, file=stuck.file, line=stuck.line, stack=stuck.stack)
 
     async def _said(self) -> End | None:
         try:
@@ -212,18 +234,20 @@ class ProcessInstance:
         except ValueError:  # too much of it: whatever wrote there, it was not our host
             return None
 
-    async def _where(self) -> tuple[str, int]:
-        with anyio.move_on_after(STACK_LIMIT_S):
-            try:
-                return _own_frame((await self._host.stack()).splitlines(), self._plan.source.home)
-            except CallError:  # not connected yet: the dump below tells
-                pass
-        self._child.dump()
-        await anyio.sleep(DUMP_LIMIT_S)  # the dump comes through the pipe, without a sign that it is complete
-        return where_in_dump(self._output, self._plan.source.home)
+    async def _stuck(self) -> Stuck:
+        home = self._plan.source.home
+        if not self._unanswered:  # a loop that left a ping unanswered has nothing to say
+            with anyio.move_on_after(STACK_LIMIT_S):
+                try:
+                    lines = (await self._host.stack()).splitlines()
+                    return Stuck(*_own_frame(lines, home), tuple(reversed(lines)))
+                except CallError:  # not connected yet: the dump tells
+                    pass
+        note = note_on(process_state(self._child.pid))
+        return stuck_in(await self._output.dump_of(self._child, resume=bool(note)), home, note=note)
 
     def _from_exit(self, how: Exit) -> End:
-        file, line = where_in_dump(self._output, self._plan.source.home)
+        file, line = where_in_dump(list(self._output.lines), self._plan.source.home)
         if how.signal is not None and how.signal not in _CRASHES:
             return End(kind=EndKind.SIGNALLED, reason=f"{how}, from outside", remedy="see who sent it: journalctl -k")
         if how.signal is None and how.code == 0:
@@ -321,6 +345,14 @@ class InlineInstance:
     async def ping(self) -> None:
         """Return once its host has answered."""
         await self._host.ping()
+
+    def starved_s(self) -> float:
+        """Return 0: it has the processor that the core has."""
+        return 0.0
+
+    def is_traced(self) -> bool:
+        """Return False: what would hold it would hold the core."""
+        return False
 
     async def ended(self) -> End:
         """Return how it ended."""

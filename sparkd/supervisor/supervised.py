@@ -16,12 +16,12 @@ from enum import StrEnum
 
 import anyio
 
-from sparkd.errors import CallError
 from sparkd.log import StructuredLog
 from sparkd.states import TRANSITIONS, Cue, State
 from sparkd.supervisor.failure import end_of, tidy
 from sparkd.supervisor.launch import Instance, Launcher, Plan
 from sparkd.supervisor.policy import End, EndKind, RestartPolicy
+from sparkd.supervisor.watchdog import first_hang
 
 STOP_LIMIT_S = 2.0
 """How long a service may take to clean up; the daemon as a whole must stop within 5 s."""
@@ -66,6 +66,12 @@ class Supervised:
     since: float = field(default_factory=time.time)
     end: End = field(default_factory=lambda: End(kind=EndKind.STOPPED))
     restarts: int = 0
+    hangs: int = 0
+    """How often its event loop did not answer, and it was killed."""
+    failed: End | None = None
+    """Its last failure; what it was stays to be read after the service runs again."""
+    failed_at: float = 0.0
+    """Wall clock."""
     retry_at: float = 0.0
     """Monotonic time of the next try, while in back-off, waiting or broken; 0 while it waits for what it needs."""
     instance: Instance | None = None
@@ -223,21 +229,9 @@ class Supervised:
         if self._complaint is not None:
             self.degrade(self._complaint.reason, self._complaint.remedy)
         if self.plan.watchdog_s:
-            await self._keep_alive(instance, self.plan.watchdog_s)
-
-    async def _keep_alive(self, instance: Instance, limit_s: float) -> None:
-        while True:
-            unheard: list[str] = []
-            with anyio.move_on_after(limit_s) as answered:
-                await _answer(instance, limit_s, unheard)
-            if answered.cancelled_caught:
-                reason = f"its event loop did not answer for {limit_s:g} s"
-                remedy = "move the blocking call to a thread (anyio.to_thread.run_sync)"
-                if unheard:
-                    reason, remedy = f"it could not be reached for {limit_s:g} s: {unheard[-1]}", ""
-                await instance.kill(End(kind=EndKind.FAILED, reason=reason, remedy=remedy))
-                return
-            await anyio.sleep(limit_s / 2)
+            end = await first_hang(instance, self.plan.watchdog_s)
+            self.hangs += 1
+            await instance.kill(end)
 
     async def _stop_when_unwanted(self, instance: Instance) -> None:
         while self.wanted is Wanted.RUN and not self._again:
@@ -255,6 +249,8 @@ class Supervised:
         if end.kind is EndKind.STOPPED:
             end = End(kind=EndKind.FAILED, reason="it stopped, and nobody had asked it to")
         self.end = tidy(end)
+        if end.kind in (EndKind.FAILED, EndKind.SIGNALLED):
+            self.failed, self.failed_at = self.end, time.time()
         if end.kind is EndKind.FINISHED:
             self.wanted = Wanted.STOP
             self._cue(Cue.FINISH)
@@ -280,17 +276,3 @@ class Supervised:
             self.on_change(self)
         except Exception as error:  # noqa: BLE001 - who is told of a change must not decide what becomes of it
             StructuredLog("core").error("listener failed", exc_info=error, service=self.name)
-
-
-async def _answer(instance: Instance, limit_s: float, unheard: list[str]) -> None:
-    """Return once *instance* has answered; *unheard* gets the reasons why it could not be asked."""
-    while True:
-        try:
-            await instance.ping()
-        except CallError as error:  # it may be ending just now, which is told by `ended`
-            if error.data.get("busy"):
-                return
-            unheard.append(error.message)
-            await anyio.sleep(limit_s / 10)
-        else:
-            return

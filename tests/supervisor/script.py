@@ -35,6 +35,12 @@ class Scripted:
         if not self.pings:
             await anyio.sleep_forever()
 
+    def starved_s(self) -> float:
+        return 0.0
+
+    def is_traced(self) -> bool:
+        return False
+
     async def stop(self, limit_s: float) -> None:
         self.finish(End(kind=EndKind.STOPPED))
 
