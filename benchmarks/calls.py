@@ -81,10 +81,10 @@ async def core(folder: Path, ready: Callable[[], None]) -> None:
     manifests = [core_manifest(Near), core_manifest(Far)]
     async with anyio.create_task_group() as tasks:
         router = CallRouter(node="here", core=handlers, tasks=tasks, rules=rules)
-        door = Door(router, lambda: manifests, Access(), "0")
+        door = Door(router, lambda: manifests, Access, "0")
         async with (
             open_to_hosts(router, folder / "calls"),
-            serve_rpc(folder / "core", door.answer, access=Access(), limits=RpcLimits(), on_error=complain),
+            serve_rpc(folder / "core", door.answer, access=Access, limits=RpcLimits(), on_error=complain),
         ):
             ready()
             await anyio.sleep_forever()

@@ -123,6 +123,17 @@ class CallRouter:
         """Return the names of the nodes connected now."""
         return [name for name, peer in self._nodes.items() if not peer.endpoint.closed]
 
+    def locate(self, address: Address) -> tuple[str, str]:
+        """Return the node that a call to *address* goes to, and the service there, empty if that is not known here."""
+        if address.node and address.node != self.node:
+            return address.node, address.service
+        if address.service:
+            return self.node, address.service
+        try:
+            return self.node, self._provider(address.interface)
+        except CallError:  # whoever calls will be told; it would be the first that declares the interface
+            return self.node, next(iter(self._rules.providers(address.interface)), "")
+
     async def call(
         self,
         call: Call,

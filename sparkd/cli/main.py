@@ -101,7 +101,7 @@ def _method(options: argparse.Namespace, method: str) -> str:
     return f"{options.node}/core:{method}" if options.node else method
 
 
-def _ask(options: argparse.Namespace, method: str, **params: Any) -> Any:
+def _ask(options: argparse.Namespace, method: str, /, **params: Any) -> Any:
     with _client(options) as client:
         return client.call(_method(options, method), params)
 
@@ -117,7 +117,7 @@ def _print(drawn: RenderableType) -> None:
 
 
 def _show(options: argparse.Namespace, answer: Any, draw: str) -> int:
-    """Print *answer* as JSON, or as the function called *draw* of `render` shows it."""
+    """Print *answer* as JSON, or as the function *draw* of `render`, or of the module it names, shows it."""
     if options.json:
         _dump(options, answer)
     else:
@@ -126,9 +126,10 @@ def _show(options: argparse.Namespace, answer: Any, draw: str) -> int:
 
 
 def _draw(name: str) -> Draw:
-    from sparkd.cli import render  # noqa: PLC0415 - for people only
+    from importlib import import_module  # noqa: PLC0415 - for people only
 
-    found: Draw = getattr(render, name)
+    module, _, function = name.rpartition(".")
+    found: Draw = getattr(import_module(f"sparkd.cli.{module or 'render'}"), function)
     return found
 
 
@@ -239,6 +240,16 @@ def _config(options: argparse.Namespace) -> int:
     return _show(options, _ask(options, "config.show"), "config")
 
 
+def _access(options: argparse.Namespace) -> int:
+    from sparkd.cli import access  # noqa: PLC0415 - not needed by others
+
+    if not options.method:
+        return _show(options, _ask(options, "access.me"), "access.overview")
+    answer = _ask(options, "access.explain", **access.wanted(options))
+    _show(options, answer, "access.answer")
+    return 0 if answer["allowed"] else FAILED
+
+
 def _offline(options: argparse.Namespace) -> int:
     from sparkd.cli import offline  # noqa: PLC0415 - brings the config and its folders
 
@@ -284,6 +295,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "outbox": _outbox,
     "logs": _logs,
     "log-level": _log_level,
+    "access": _access,
     "schema": _schema,
     "config": _config,
     "check": _offline,

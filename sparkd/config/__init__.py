@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from sparkd.config.access import (
+    WITH_TOPICS,
+    AccessConfig,
+    AccessRule,
+    CallPattern,
+    group_id,
+    parse_pattern,
+    user_id,
+)
 from sparkd.config.decode import decode_table, nearest
 from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart, take_over
 from sparkd.config.places import Places, load_places, make, node_id, places
@@ -22,7 +31,11 @@ from sparkd.config.write import table_text, write_drop_in
 from sparkd.secret import Secret
 
 __all__ = [
+    "WITH_TOPICS",
+    "AccessConfig",
+    "AccessRule",
     "BusConfig",
+    "CallPattern",
     "Config",
     "LinkConfig",
     "LogsConfig",
@@ -37,16 +50,19 @@ __all__ = [
     "config_schema",
     "decode_table",
     "find_config",
+    "group_id",
     "load_config",
     "load_places",
     "make",
     "nearest",
     "needs_restart",
     "node_id",
+    "parse_pattern",
     "places",
     "secret_keys",
     "show",
     "table_text",
     "take_over",
+    "user_id",
     "write_drop_in",
 ]

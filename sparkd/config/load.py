@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sparkd.config.access import AccessConfig
 from sparkd.config.decode import decode_table, nearest
 from sparkd.config.tables import (
     PLUGIN_KEYS,
@@ -33,10 +34,13 @@ _CORE = {
     "node": NodeConfig,
     "bus": BusConfig,
     "rpc": RpcConfig,
+    "access": AccessConfig,
     "link": LinkConfig,
     "outbox": OutboxConfig,
     "logs": LogsConfig,
 }
+_LIVE_RPC = ("rpc.readers", "rpc.admin_group")
+"""Keys of `[rpc]` that a running daemon takes over."""
 Origins = dict[str, str]
 
 
@@ -188,17 +192,32 @@ def changed_plugins(old: Config, new: Config) -> set[str]:
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:
-    """Return the core tables that differ; they take effect when the daemon is restarted. New peers need none."""
+    """Return the core tables that differ; they take effect when the daemon is restarted.
+
+    New peers need none, and who may call what over the socket needs none.
+    """
     known = {name: peer for name, peer in new.link.peers.items() if name in old.link.peers}
-    new = replace(new, link=replace(new.link, peers=known))
+    rpc = replace(new.rpc, readers=old.rpc.readers, admin_group=old.rpc.admin_group)
+    new = replace(new, link=replace(new.link, peers=known), access=old.access, rpc=rpc)
     return [name for name in _CORE if getattr(old, name) != getattr(new, name)]
 
 
 def take_over(held: Config, fresh: Config) -> Config:
-    """Return *held* with what a running daemon can take over from *fresh*: the plugins' tables, and new peers."""
+    """Return *held* with what a running daemon can take over from *fresh*.
+
+    That is the plugins' tables, new peers, and who may call what over the socket.
+    """
     added = {name: peer for name, peer in fresh.link.peers.items() if name not in held.link.peers}
+    live = ("plugins", "access", *_LIVE_RPC)
     now = tuple(f"link.peers.{name}" for name in added)
-    kept = {name: file for name, file in held.origins.items() if not name.startswith("plugins")}
-    taken = {name: file for name, file in fresh.origins.items() if name.startswith(("plugins", *now))}
-    link = replace(held.link, peers={**held.link.peers, **added})
-    return replace(held, link=link, plugins=fresh.plugins, files=fresh.files, origins={**kept, **taken})
+    kept = {name: file for name, file in held.origins.items() if not name.startswith(live)}
+    taken = {name: file for name, file in fresh.origins.items() if name.startswith((*live, *now))}
+    return replace(
+        held,
+        link=replace(held.link, peers={**held.link.peers, **added}),
+        rpc=replace(held.rpc, readers=fresh.rpc.readers, admin_group=fresh.rpc.admin_group),
+        access=fresh.access,
+        plugins=fresh.plugins,
+        files=fresh.files,
+        origins={**kept, **taken},
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sparkd.config.access import AccessConfig
 from sparkd.events import TOPIC
 from sparkd.service import NAME, EnergyClass, Isolation
 
@@ -106,8 +107,8 @@ class RpcConfig:
     """How long a request line may take from its first byte to its last."""
     admin_group: str = "sparkd"
     """Members may change things, as root and the daemon's own user may."""
-    readers: Literal["anyone", "admins"] = "anyone"
-    """Who may call methods that change nothing."""
+    readers: Literal["anyone", "admins"] = "admins"
+    """Who may call methods that change nothing: `anyone` on this machine, or admins only."""
 
     def __post_init__(self) -> None:
         check_range("max_line_bytes", self.max_line_bytes, 1024, 64 << 20)
@@ -235,6 +236,7 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     bus: BusConfig = field(default_factory=BusConfig)
     rpc: RpcConfig = field(default_factory=RpcConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
     logs: LogsConfig = field(default_factory=LogsConfig)

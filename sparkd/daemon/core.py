@@ -35,6 +35,7 @@ from sparkd.core_interfaces import (
     ServiceStatus,
 )
 from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep
+from sparkd.daemon.gate import Gate
 from sparkd.daemon.launching import make_plugins
 from sparkd.daemon.levels import Levels
 from sparkd.daemon.linking import make_link
@@ -89,6 +90,7 @@ class Core:
     bus: BusClient = field(init=False)
     router: CallRouter = field(init=False)
     link: Link = field(init=False)
+    gate: Gate = field(init=False)
     plugins: Plugins = field(init=False)
     rpc_counts: RpcCounts = field(init=False)
     _tasks: TaskGroup = field(init=False)
@@ -115,6 +117,7 @@ class Core:
             self.queues = bus_limits.queue_watch(self)
             self.bus = BusClient(places.runtime, node=config.node.name, service="core")
             await stack.enter_async_context(self.bus.open())
+            self.gate = Gate(self)
             self.router = doors.make_router(self, self._tasks)
             self.plugins = make_plugins(self)
             self.link = make_link(self)  # before anybody can ask about it
@@ -171,11 +174,13 @@ class Core:
         if restart:
             tables = ", ".join(f"[{name}]" for name in restart)
             self.problems["reload"] = f"{tables} changed in the config; restart the daemon for it to take effect"
+        access = [name for name in ("access", "rpc") if getattr(fresh, name) != getattr(self.config, name)]
         self.config = take_over(self.config, fresh)
+        await self.gate.apply()
         peers = [f"link.peers.{name}" for name in self.link.adopt(self.config.link.peers)]
         await self.plugins.sync(self.config)
         self.log.info("config read again", changed=",".join(changed) or "nothing", restart=",".join(restart) or "no")
-        return [f"plugins.{name}" for name in changed] + peers + restart
+        return [f"plugins.{name}" for name in changed] + peers + sorted({*access, *restart})
 
     async def reload_by_signal(self) -> None:
         """Reload as systemd asks it, saying so; a config with errors is told in the log and in status."""

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 from anyio.abc import TaskGroup
 
 from sparkd.calls import CallRouter, Handlers, Rules
-from sparkd.core_interfaces import BusApi, ConfigApi, LogsApi, NodeApi, OutboxApi, PluginsApi, SupervisorApi
+from sparkd.core_interfaces import AccessApi, BusApi, ConfigApi, LogsApi, NodeApi, OutboxApi, PluginsApi, SupervisorApi
 from sparkd.daemon import answers
+from sparkd.daemon.access_answers import AccessAnswers
 from sparkd.daemon.linking import refuse_call, same_site
 from sparkd.daemon.log_answers import LogsAnswers
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind
-from sparkd.rpc import Door, RpcLimits, access_of, core_manifest, serve_rpc
+from sparkd.rpc import Door, RpcLimits, core_manifest, serve_rpc
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
 
-CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi)
+CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi, AccessApi)
 
 
 def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
@@ -33,6 +34,7 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
     handlers.bind(OutboxApi, answers.OutboxAnswers(core.places.state / "outbox"))
     handlers.bind(ConfigApi, answers.ConfigAnswers(core))
     handlers.bind(LogsApi, LogsAnswers(core))
+    handlers.bind(AccessApi, AccessAnswers(core))
     handlers.bind(SupervisorApi, answers.SupervisorAnswers(core))
     rules = Rules(
         verify=core.entrance.verify,
@@ -47,7 +49,6 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
 @asynccontextmanager
 async def serve_socket(core: Core) -> AsyncIterator[None]:
     """Answer JSON-RPC while the block runs. Raises OSError if the socket cannot be made."""
-    access = access_of(core.config.rpc)
     own = core_manifest(*CORE_INTERFACES)
     held: tuple[Any, ...] = ()
     served: tuple[Any, ...] = (own,)
@@ -59,7 +60,8 @@ async def serve_socket(core: Core) -> AsyncIterator[None]:
             served = (own, *held)
         return served
 
-    door = Door(core.router, manifests, access, VERSION)
+    access = core.gate.access
+    core.gate.door = door = Door(core.router, manifests, access, VERSION)
     opened = serve_rpc(
         core.places.socket,
         door.answer,

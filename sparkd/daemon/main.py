@@ -61,7 +61,8 @@ def _run(config_file: Path | None) -> int:
 
 def _lock(path: Path) -> int:
     """Hold the lock that makes this the one daemon of its runtime folder. Raises ConfigError if another holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    os.fchmod(descriptor, 0o640)  # an older version made it readable: whoever can open it could hold the lock
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

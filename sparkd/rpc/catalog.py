@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparkd.calls.address import parse_address
 from sparkd.interfaces import interface_manifest
 from sparkd.service import Manifest, MethodManifest
 
@@ -18,24 +17,33 @@ class Catalog:
         self._manifests = manifests
         self._indexed: Sequence[Manifest] = ()
         self._methods: dict[str, MethodManifest] = {}
+        self._services: dict[tuple[str, str], MethodManifest] = {}
 
     @property
     def manifests(self) -> Sequence[Manifest]:
         """The manifests as they are now."""
         return self._manifests()
 
-    def find(self, method: str) -> MethodManifest | None:
-        """Return what is known of *method*, wherever it is addressed to. Raises CallError if that is malformed."""
+    def find(self, method: str, service: str = "") -> MethodManifest | None:
+        """Return what is known of *method*, `interface.method`, as *service* serves it, or else whoever does."""
         manifests = self._manifests()
         if manifests is not self._indexed:
-            self._indexed = manifests
-            self._methods = {
-                f"{interface.name}.{method.name}": method
-                for manifest in reversed(manifests)  # the first that serves an interface answers for it
-                for interface in manifest.serves
-                for method in interface.methods
-            }
-        return self._methods.get(parse_address(method).name)
+            self._index(manifests)
+        return self._services.get((service, method)) if service else self._methods.get(method)
+
+    def names(self) -> list[str]:
+        """Return every method that is known, `interface.method`."""
+        self.find("")
+        return sorted(self._methods)
+
+    def _index(self, manifests: Sequence[Manifest]) -> None:
+        self._indexed = manifests
+        self._methods, self._services = {}, {}
+        for manifest in reversed(manifests):  # the first that serves an interface answers for it
+            for interface in manifest.serves:
+                for method in interface.methods:
+                    name = f"{interface.name}.{method.name}"
+                    self._methods[name] = self._services[manifest.name, name] = method
 
 
 def core_manifest(*interfaces: type[Any]) -> Manifest:

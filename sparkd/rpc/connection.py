@@ -37,7 +37,7 @@ from sparkd.rpc.jsonrpc import (
 from sparkd.rpc.limits import RpcLimits
 from sparkd.rpc.lines import Lines
 from sparkd.rpc.outlet import Outlet
-from sparkd.rpc.peer import Peer, Role
+from sparkd.rpc.peer import Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +83,29 @@ class Setting:
     counts: RpcCounts = field(default_factory=RpcCounts)
 
 
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """A stream of answers that is open."""
+
+    message: Message
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    refused: CallError | None = None
+    """Why the client may not have it any longer."""
+
+
 class Connection:
     """A connected client. What it asked for ends with it."""
 
-    def __init__(self, setting: Setting, transport: asyncio.Transport, *, peer: Peer, role: Role) -> None:
-        """Serve *peer*, who may do what *role* says."""
+    def __init__(self, setting: Setting, transport: asyncio.Transport, *, peer: Peer) -> None:
+        """Serve *peer*."""
         self.peer = peer
-        self.role = role
         self._setting = setting
         self._transport = transport
         self._lines = Lines(setting.limits.max_line_bytes)
         self._waiting: deque[bytes | None] = deque()
         self._tasks: dict[int, TaskHandle[None]] = {}
         self._last_task = 0
-        self._streams: dict[int, anyio.CancelScope] = {}
+        self._streams: dict[int, _Stream] = {}
         self._last_stream = 0
         self._in_flight = 0
         self._over = False
@@ -126,8 +135,8 @@ class Connection:
     def no_more(self) -> None:
         """Learn that the client sends nothing more: answer what it asked, end its streams, close."""
         self._over = True
-        for scope in self._streams.values():
-            scope.cancel()
+        for stream in self._streams.values():
+            stream.scope.cancel()
         self.go_on()
 
     def lost(self) -> None:
@@ -141,10 +150,17 @@ class Connection:
 
     def cancel_stream(self, stream: int) -> bool:
         """End a stream of this client; return whether there was one."""
-        scope = self._streams.get(stream)
-        if scope is not None:
-            scope.cancel()
-        return scope is not None
+        held = self._streams.get(stream)
+        if held is not None:
+            held.scope.cancel()
+        return held is not None
+
+    def judge_streams(self, refusal: Callable[[Connection, Message], CallError | None]) -> None:
+        """End the streams for whose messages there is a *refusal* now, and tell the client."""
+        for held in self._streams.values():
+            held.refused = held.refused or refusal(self, held.message)
+            if held.refused is not None:
+                held.scope.cancel()
 
     def _begin(self, line: bytes | None) -> None:
         setting = self._setting
@@ -256,13 +272,16 @@ class Connection:
         stream = self._last_stream
         self.outlet.write(result_line(message.id, b'{"stream":%d}' % stream, served_by=reply.served_by))
         self._in_flight -= 1  # a stream has a bound of its own
+        held = self._streams[stream] = _Stream(message)
         try:
-            with anyio.CancelScope() as self._streams[stream]:
+            with held.scope:
                 await self._send_items(stream, items, trusted=reply.trusted)
         finally:
             self._in_flight += 1
             del self._streams[stream]
             await close_items(items)
+        if held.refused is not None and held.scope.cancelled_caught:
+            self._end_stream(stream, held.refused)
 
     async def _send_items(self, stream: int, items: AsyncIterator[bytes], *, trusted: bool) -> None:
         number, error = 0, None
@@ -277,8 +296,12 @@ class Connection:
                 number += 1
                 await self.outlet.room()
         except CallError as failed:
-            error = error_object(Refusal.of(failed, b"null"))
-        self.outlet.write(notification_line("stream.end", stream=stream, **({} if error is None else {"error": error})))
+            error = failed
+        self._end_stream(stream, error)
+
+    def _end_stream(self, stream: int, error: CallError | None) -> None:
+        said = {} if error is None else {"error": error_object(Refusal.of(error, b"null"))}
+        self.outlet.write(notification_line("stream.end", stream=stream, **said))
 
     def _pause(self, wanted: bool) -> None:  # noqa: FBT001 - a state, not an option
         if wanted is not self._paused and not self._over:

@@ -1,31 +1,43 @@
-"""What a message of a client becomes: a call, as the client's role allows."""
+"""What a message of a client becomes: a call, if the rules let the client make it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, Protocol
+from weakref import WeakSet
 
 import msgspec
 
+from sparkd.calls.address import Address, parse_address
 from sparkd.calls.frames import MAX_DEADLINE_S
 from sparkd.calls.outgoing import Call, Result
+from sparkd.codec import MALFORMED
+from sparkd.config import WITH_TOPICS
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.privacy import Privacy
+from sparkd.rpc.access import Access, Verdict, Wanted
+from sparkd.rpc.asking import asked_by
 from sparkd.rpc.catalog import Catalog
 from sparkd.rpc.connection import Connection, Reply
 from sparkd.rpc.jsonrpc import Message
 from sparkd.rpc.openrpc import document
-from sparkd.rpc.peer import Access, Role
-from sparkd.service import Manifest
+from sparkd.rpc.peer import Peer
+from sparkd.service import Manifest, MethodManifest
 
 DEADLINE_S = 10.0
 """Of a call whose `meta` says nothing else. A stream that is known to be one may be silent for a day."""
+DISCOVER, CANCEL = "rpc.discover", "stream.cancel"
+"""Methods of the socket itself."""
 
 
 class Router(Protocol):
     """What the door needs of `sparkd.calls.CallRouter`."""
 
     node: str
+
+    def locate(self, address: Address) -> tuple[str, str]:
+        """Return the node and the service a call goes to."""
+        ...
 
     async def call(
         self, call: Call, body: bytes, items: AsyncIterator[bytes] | None = None, *, kind: Literal["core", "rpc"] = ...
@@ -35,47 +47,95 @@ class Router(Protocol):
 
 
 class Door:
-    """Turns the messages of clients into calls, as their role allows."""
+    """Turns the messages of clients into calls, as the rules in force allow."""
 
     def __init__(
-        self, router: Router, manifests: Callable[[], Sequence[Manifest]], access: Access, version: str
+        self, router: Router, manifests: Callable[[], Sequence[Manifest]], access: Callable[[], Access], version: str
     ) -> None:
-        """Make calls through *router*; *manifests* say what there is, the core's among them."""
+        """Make calls through *router*; *manifests* say what there is, the core's among them.
+
+        *access* is asked for each call: what changes there holds for clients that are connected already.
+        """
         self._router = router
         self._catalog = Catalog(manifests)
         self._access = access
         self._version = version
         self._core = f"{router.node}/core"
+        self._streaming: WeakSet[Connection] = WeakSet()
 
     async def answer(self, client: Connection, message: Message) -> Reply:
         """Answer *message* of *client*. Raises CallError."""
-        if message.method == "rpc.discover":
+        wanted, known, params = self._wanted(message.method, message.params)
+        verdict = self._access().judge(client.peer, wanted)
+        if not verdict.allowed:
+            raise _denied(client.peer, message.method, verdict)
+        if message.method == DISCOVER:
             described = document(self._catalog.manifests, node=self._router.node, version=self._version)
             return Reply(msgspec.json.encode(described), trusted=True)
-        if message.method == "stream.cancel":
+        if message.method == CANCEL:
             return Reply(b"true" if client.cancel_stream(_stream_of(message)) else b"false", trusted=True)
-        answer = await self._router.call(self._call(client, message), message.params, kind="rpc")
+        with asked_by(client.peer):
+            # Between the verdict and the router's own look nothing waits, so both mean the same service.
+            answer = await self._router.call(_call(client, message, known), params, kind="rpc")
         if not isinstance(answer, Result):
+            self._streaming.add(client)
             served_by = getattr(answer, "served_by", "")
             return Reply(items=answer, served_by=served_by, trusted=not served_by)
         own = answer.served_by == self._core
         return Reply(answer.body, served_by="" if own else answer.served_by, trusted=own)
 
-    def _call(self, client: Connection, message: Message) -> Call:
-        known = self._catalog.find(message.method)
+    def verdict(self, peer: Peer, method: str, topics: Sequence[str] = ()) -> Verdict:
+        """Return whether *peer* may call *method*, and why. Raises CallError if that is malformed."""
+        wanted, _, _ = self._wanted(method, b"")
+        if wanted.name in WITH_TOPICS:
+            wanted = Wanted(wanted.node, wanted.service, wanted.interface, wanted.method, wanted.reads, tuple(topics))
+        return self._access().judge(peer, wanted)
+
+    def methods(self) -> list[str]:
+        """Return every method of this node that can be called."""
+        return [*self._catalog.names(), DISCOVER, CANCEL]
+
+    def judge_again(self) -> None:
+        """End the streams that the rules in force now would not let their clients open."""
+        for client in list(self._streaming):
+            client.judge_streams(self._refusal_now)
+
+    def _refusal_now(self, client: Connection, message: Message) -> CallError | None:
+        wanted, _, _ = self._wanted(message.method, message.params)
+        verdict = self._access().judge(client.peer, wanted)
+        return None if verdict.allowed else _denied(client.peer, message.method, verdict)
+
+    def _wanted(self, method: str, params: bytes) -> tuple[Wanted, MethodManifest | None, bytes]:
+        """Return what a call would be, what is known of its method, and its parameters as they were understood."""
+        address = parse_address(method)
+        name = address.name
+        if method in {DISCOVER, CANCEL}:
+            return Wanted(self._router.node, "core", address.interface, address.method, reads=True), None, params
+        node, service = self._router.locate(address)
+        here = node == self._router.node
+        known = self._catalog.find(name, service if here else "") if service or not here else None
+        topics: tuple[str, ...] = ()
+        if name in WITH_TOPICS and params:
+            topics, params = _topics(name, params)
         reads = known is not None and known.reads
-        if client.role is not Role.ADMIN and not (client.role is Role.READER and reads):
-            text = f"uid {client.peer.uid} may not call {message.method}"
-            raise CallError(CallErrorKind.DENIED, text, rule=self._access.rule(client.role))
-        streams = known is not None and known.stream in {"out", "both"}
-        return Call(
-            method=message.method,
-            deadline_s=message.deadline_s or (MAX_DEADLINE_S if streams else DEADLINE_S),
-            privacy=_privacy(message),
-            trace=message.trace,
-            caller=client.peer.label,
-            json=True,
-        )
+        return Wanted(node, service, address.interface, address.method, reads, topics), known, params
+
+
+def _denied(peer: Peer, method: str, verdict: Verdict) -> CallError:
+    text = f"uid {peer.uid} may not call {method}: {verdict.rule}"
+    return CallError(CallErrorKind.DENIED, text, rule=verdict.rule, remedy=verdict.remedy)
+
+
+def _call(client: Connection, message: Message, known: MethodManifest | None) -> Call:
+    streams = known is not None and known.stream in {"out", "both"}
+    return Call(
+        method=message.method,
+        deadline_s=message.deadline_s or (MAX_DEADLINE_S if streams else DEADLINE_S),
+        privacy=_privacy(message),
+        trace=message.trace,
+        caller=client.peer.label,
+        json=True,
+    )
 
 
 def _privacy(message: Message) -> Privacy:
@@ -89,8 +149,31 @@ def _privacy(message: Message) -> Privacy:
     return Privacy.SHARED if harmless else Privacy.LOCAL
 
 
+class _Topics(msgspec.Struct, forbid_unknown_fields=True):
+    topics: list[str]
+
+
+class _Topic(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str = ""
+
+
 class _StreamId(msgspec.Struct, forbid_unknown_fields=True):
     stream: int
+
+
+def _topics(name: str, params: bytes) -> tuple[tuple[str, ...], bytes]:
+    """Return the topics that a call asks for, and its parameters written anew: what was judged is what is sent.
+
+    What cannot be read asks for everything: whoever answers the call will say what is wrong with it.
+    """
+    try:
+        if name == "bus.last":
+            one = msgspec.json.decode(params, type=_Topic)
+            return (one.topic,), msgspec.json.encode(one)
+        several = msgspec.json.decode(params, type=_Topics)
+        return tuple(several.topics), msgspec.json.encode(several)
+    except MALFORMED:
+        return (), params
 
 
 def _stream_of(message: Message) -> int:

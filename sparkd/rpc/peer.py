@@ -1,33 +1,30 @@
-"""Who is at the other end of the Unix socket, and what they may do."""
+"""Who is at the other end of the Unix socket: what the kernel vouches for, and nothing that the peer says."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import socket
 import struct
 from dataclasses import dataclass
-from enum import StrEnum
 
 SO_PEERGROUPS = 59  # Linux >= 4.13, asm-generic/socket.h; the socket module has no name for it
 _CREDENTIALS = struct.Struct("iII")
-_MAX_GROUPS = 256  # the socket module takes 1024 bytes at the most
-
-
-class Role(StrEnum):
-    """What a peer may do."""
-
-    ADMIN = "admin"  # everything
-    READER = "reader"  # methods that change nothing
-    NOBODY = "nobody"
+_GROUP = struct.Struct("I")
+_USUAL_BYTES = 1024  # of groups: as much as the socket module's getsockopt takes
+_MAX_BYTES = _GROUP.size << 16  # NGROUPS_MAX of Linux
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A process as it was when it connected; the kernel vouches for it."""
+    """A process as it was when it connected. Its pid may be another's by now: it is for people to read only."""
 
     pid: int
     uid: int
+    gid: int
     groups: frozenset[int]
+    """All groups of the process, *gid* among them."""
 
     @property
     def label(self) -> str:
@@ -35,40 +32,33 @@ class Peer:
         return f"rpc:uid={self.uid}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """Who may do what on the socket."""
-
-    uid: int = os.getuid()
-    """The daemon's own user."""
-    admin_group: str = "sparkd"
-    admin_gid: int | None = None
-    readers: str = "anyone"
-    """`anyone` who can open the socket may read, or only `admins`."""
-
-    def role(self, peer: Peer) -> Role:
-        """Return what *peer* may do."""
-        if peer.uid in (0, self.uid) or (self.admin_gid is not None and self.admin_gid in peer.groups):
-            return Role.ADMIN
-        return Role.READER if self.readers == "anyone" else Role.NOBODY
-
-    def rule(self, role: Role) -> str:
-        """Return the rule by which someone of *role* is refused."""
-        if role is Role.NOBODY:
-            return f'[rpc] readers = "{self.readers}": only root, the daemon and group {self.admin_group!r} may call'
-        return f"only root, the daemon's user and group {self.admin_group!r} may change things"
-
-
 def peer_of(connection: socket.socket) -> Peer:
-    """Return who connected. Raises OSError if the connection is gone already."""
+    """Return who connected.
+
+    Raises OSError if the connection is gone already, or if the kernel does not say all groups: a rule that denies a
+    group could not be kept then.
+    """
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(packed)
-    return Peer(pid, uid, frozenset({gid, *_groups(connection)}))
+    return Peer(pid, uid, gid, frozenset({gid, *_groups(connection)}))
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:
     try:
-        packed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * _MAX_GROUPS)
-    except OSError:  # an older kernel, or a peer in more groups: its primary group still counts
-        return ()
-    return struct.unpack(f"{len(packed) // 4}I", packed)
+        packed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _USUAL_BYTES)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        packed = _many_groups(connection.fileno())
+    return struct.unpack(f"{len(packed) // _GROUP.size}I", packed)
+
+
+def _many_groups(descriptor: int) -> bytes:
+    """Return the groups of a peer that is in more of them than the socket module has room for."""
+    room = ctypes.create_string_buffer(_MAX_BYTES)
+    size = ctypes.c_uint(_MAX_BYTES)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.getsockopt(descriptor, socket.SOL_SOCKET, SO_PEERGROUPS, room, ctypes.byref(size)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return room.raw[: size.value]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251 - this is where the event loop itself is handled
 import contextlib
-import grp
 import os
 import select
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -17,34 +16,28 @@ from typing import cast
 import anyio
 
 from sparkd.calls.handlers import OnError
-from sparkd.config import RpcConfig
+from sparkd.rpc.access import Access
 from sparkd.rpc.connection import Answer, Connection, RpcCounts, Setting
 from sparkd.rpc.jsonrpc import BUSY, Refusal, refusal_line
 from sparkd.rpc.limits import RpcLimits
-from sparkd.rpc.peer import Access, peer_of
+from sparkd.rpc.peer import Peer, peer_of
 
 BACKLOG = 512
 """Clients that may knock at once; the kernel's own limit is usually 4096 (net.core.somaxconn)."""
 
 
-def access_of(config: RpcConfig) -> Access:
-    """Return who may do what, with the admin group looked up; a group that does not exist has no members."""
-    try:
-        gid: int | None = grp.getgrnam(config.admin_group).gr_gid
-    except KeyError:
-        gid = None
-    return Access(admin_group=config.admin_group, admin_gid=gid, readers=config.readers)
-
-
 @asynccontextmanager
 async def serve_rpc(
-    path: Path, answer: Answer, *, access: Access, limits: RpcLimits, on_error: OnError
+    path: Path, answer: Answer, *, access: Callable[[], Access], limits: RpcLimits, on_error: OnError
 ) -> AsyncIterator[RpcCounts]:
     """Answer clients on *path* by *answer* while the block runs. Raises OSError if the socket cannot be made.
 
+    *access* says who is an admin: others may take three quarters of the connections, and one user a quarter.
+
     A socket left there by a daemon that was killed is replaced: who may run is settled by the lock on `core.pid`.
     """
-    listener = _listen(path, access.admin_gid)
+    listener = _listen(path)
+    let_in(path, access())
     async with anyio.create_task_group() as tasks:
         setting = Setting(limits=limits, answer=answer, tasks=tasks, on_error=on_error)
         clients: set[_Client] = set()
@@ -68,15 +61,32 @@ def _unlink(path: Path) -> None:
             path.unlink()
 
 
-def _listen(path: Path, gid: int | None) -> socket.socket:
+def let_in(path: Path, access: Access) -> None:
+    """Let those open the socket at *path*, whom a rule of *access* may be for; a rule decides about each call.
+
+    Where only admins may call anything, the socket is the daemon's user's and the admin group's (0660), and its folder
+    stays as it is. Else everybody may open it (0666) and pass through the folder, without listing it: whatever else is
+    in there has to be closed by its own mode. Raises OSError if the folder is not ours to open.
+    """
+    if access.admin_gid is not None:
+        with contextlib.suppress(PermissionError):  # not root, and not a member: the user's own socket then
+            os.chown(path, -1, access.admin_gid)
+    folder = path.parent
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if access.lets_others_in:
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
+        path.chmod(0o666)
+    else:
+        path.chmod(0o660)
+
+
+def _listen(path: Path) -> socket.socket:
     _unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
         path.chmod(0o660)  # nobody can connect before it listens, so there is no moment with another mode
-        if gid is not None:
-            with contextlib.suppress(PermissionError):  # not root, and not a member: the user's own socket then
-                os.chown(path, -1, gid)
         listener.setblocking(False)  # noqa: FBT003 - the standard library has no name for it
     except OSError:
         listener.close()
@@ -87,31 +97,51 @@ def _listen(path: Path, gid: int | None) -> socket.socket:
 class _Client(asyncio.Protocol):
     """What the event loop tells of one connection, told on."""
 
-    def __init__(self, setting: Setting, access: Access, clients: set[_Client]) -> None:
+    def __init__(self, setting: Setting, access: Callable[[], Access], clients: set[_Client]) -> None:
         self._setting = setting
         self._access = access
         self._clients = clients
         self._connection: Connection | None = None
         self._transport: asyncio.Transport
+        self.peer: Peer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         counts, limit = self._setting.counts, self._setting.limits.max_connections
         if counts.open >= limit:
-            counts.refused += 1
-            refusal = Refusal(BUSY, f"{limit} clients are connected; try again later", kind="unavailable")
-            self._transport.write(refusal_line(refusal))
-            self._transport.close()
+            self._turn_away(Refusal(BUSY, f"{limit} clients are connected; try again later", kind="unavailable"))
             return
         try:
-            peer = peer_of(transport.get_extra_info("socket"))
+            self.peer = peer_of(transport.get_extra_info("socket"))
         except OSError:  # gone before it was let in
             self._transport.abort()
+            return
+        refusal = self._stranger()
+        if refusal is not None:
+            self._turn_away(refusal)
             return
         counts.connections += 1
         counts.open += 1
         self._clients.add(self)
-        self._connection = Connection(self._setting, self._transport, peer=peer, role=self._access.role(peer))
+        self._connection = Connection(self._setting, self._transport, peer=self.peer)
+
+    def _stranger(self) -> Refusal | None:
+        """Return why one who is no admin may not connect: it must not take the places of others, or of admins."""
+        access, peer = self._access(), self.peer
+        if access.is_admin(peer):
+            return None
+        others = [client.peer for client in self._clients if not access.is_admin(client.peer)]
+        limit = self._setting.limits.max_connections
+        if len(others) >= limit * 3 // 4 or sum(other.uid == peer.uid for other in others) >= max(limit // 4, 1):
+            return Refusal(
+                BUSY, "too many clients are connected that are no admins; try again later", kind="unavailable"
+            )
+        return None
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        self._setting.counts.refused += 1
+        self._transport.write(refusal_line(refusal))
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._connection is not None:

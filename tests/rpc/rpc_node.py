@@ -195,21 +195,24 @@ def folder() -> Iterator[Path]:
 def make_node(folder: Path) -> MakeNode:
     @asynccontextmanager
     async def make(*, access: Access | None = None, **limits: Any) -> AsyncIterator[Node]:
+        def rules() -> Access:
+            return access or Access(node="here")
+
         errors: list[str] = []
         near, far = Answers(), Answers()
         core = Handlers(on_error=lambda method, error: errors.append(f"{method}: {error!r}"))
         core.bind(Near, near)
         manifests = [core_manifest(Near), replace_name(core_manifest(Far), "distant")]
-        rules = Rules(
+        of_calls = Rules(
             verify=lambda service, token: token == f"token of {service}",
             providers=lambda name: ["distant"] if name == "far" else [],
         )
         async with anyio.create_task_group() as tasks:
-            router = CallRouter(node="here", core=core, tasks=tasks, rules=rules)
+            router = CallRouter(node="here", core=core, tasks=tasks, rules=of_calls)
             theirs = Handlers(on_error=lambda method, error: errors.append(f"{method}: {error!r}"))
             theirs.bind(Far, far)
             calls = folder / "calls"
-            door = Door(router, lambda: manifests, access or Access(), "0.1")
+            door = Door(router, lambda: manifests, rules, "0.1")
             async with open_to_hosts(router, calls), connect_to_core(calls, handlers=theirs, tasks=tasks) as endpoint:
                 supervisor = stub(SupervisorApi, requester(endpoint), Terms())
                 await supervisor.hello(service="distant", token="token of distant")
@@ -218,7 +221,7 @@ def make_node(folder: Path) -> MakeNode:
                 async with serve_rpc(
                     path,
                     door.answer,
-                    access=access or Access(),
+                    access=rules,
                     limits=RpcLimits(**limits),
                     on_error=lambda method, error: errors.append(f"{method}: {error!r}"),
                 ) as counts:
