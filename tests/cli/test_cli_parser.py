@@ -40,6 +40,8 @@ LINES: dict[str, dict[str, object]] = {
     "logs": {"command": "logs", "service": "", "follow": False, "lines": 50},
     "logs -f x -n 5": {"command": "logs", "service": "x", "follow": True, "lines": 5},
     "logs --since 2h --level warning --grep disk": {"command": "logs", "since": 7200.0, "level": "warning"},
+    "access": {"command": "access", "method": "", "topic": [], "user": ""},
+    "access a.b --topic c --user d": {"command": "access", "method": "a.b", "topic": ["c"], "user": "d"},
     "log-level": {"command": "log-level", "level": None, "service": ""},
     "log-level debug hailo-inference": {"command": "log-level", "level": "debug", "service": "hailo-inference"},
     "backup x.tar.gz": {"command": "backup", "file": "x.tar.gz", "force": False},
