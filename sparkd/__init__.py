@@ -5,6 +5,7 @@ These are the names a plugin may use. Everything in the submodules that is not r
 
 from __future__ import annotations
 
+from sparkd.arrays import Array
 from sparkd.calls.current import current_call
 from sparkd.codec import Header, Message, decode_body, encode_body, new_trace
 from sparkd.errors import (
@@ -78,6 +79,7 @@ __all__ = [
     "PLATFORM_TOPICS",
     "TOPIC",
     "AnalyticsEvent",
+    "Array",
     "BatchReceipt",
     "BatchRecord",
     "CallError",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgpack
 import msgspec
@@ -21,6 +21,9 @@ from sparkd.events import TOPIC, event_type
 from sparkd.privacy import Privacy
 
 T = TypeVar("T")
+
+Buffer: TypeAlias = bytes | memoryview
+"""What may be decoded. Fields of type `memoryview` are views into it."""
 
 WIRE_VERSION = 1
 MAX_EVENT_BYTES = 1 << 20
@@ -102,7 +105,7 @@ def encode_body(value: object) -> bytes:
         raise LocalMessageError(f"cannot encode {type(value).__name__}: {error}") from error
 
 
-def decode_body(cls: type[T] | Any, body: bytes) -> Any:
+def decode_body(cls: type[T] | Any, body: Buffer) -> Any:
     """Return *body* as *cls*, checked against its annotations. Raises RemoteMessageError if it does not fit."""
     decoder = _decoders.get(cls)
     if decoder is None:
@@ -113,11 +116,11 @@ def decode_body(cls: type[T] | Any, body: bytes) -> Any:
         raise RemoteMessageError(f"not a valid {getattr(cls, '__name__', cls)}: {error}") from None
 
 
-def body_decoder(cls: type[T]) -> Callable[[bytes], T]:
+def body_decoder(cls: type[T]) -> Callable[[Buffer], T]:
     """Return `decode_body` for events of type *cls* alone, for those who decode many."""
     decode = msgspec.msgpack.Decoder(cls).decode
 
-    def decode_one(body: bytes) -> T:
+    def decode_one(body: Buffer) -> T:
         try:
             return decode(body)
         except MALFORMED as error:
@@ -140,7 +143,7 @@ def pack(value: Any) -> bytes:
     return packed
 
 
-def unpack(body: bytes) -> Any:
+def unpack(body: Buffer) -> Any:
     """Return plain values from MessagePack. Raises RemoteMessageError for anything malformed."""
     try:
         return msgpack.unpackb(body, strict_map_key=False)

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    {"errors", "privacy", "secret", "steps", "events", "states", "service", "codec", "interfaces", "core_interfaces"},
-    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox"},
+    {"errors", "privacy", "secret", "steps", "events", "states", "service", "codec", "interfaces", "core_interfaces"}
+    | {"arrays", "reference"},
+    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "shm"},
     {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor"},
     {"daemon", "cli", "doctor", "testing", "demo"},
 )

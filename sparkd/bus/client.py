@@ -11,8 +11,9 @@ import anyio.lowlevel
 
 from sparkd.bus.flood import Allowance, BusLimits
 from sparkd.bus.publisher import Publisher
+from sparkd.bus.sharing import Sharing, check_kept, encode
 from sparkd.bus.subscription import Subscription, raw
-from sparkd.codec import Message, body_decoder, encode_body, topic_of, unpack
+from sparkd.codec import Buffer, Message, body_decoder, topic_of, unpack
 from sparkd.errors import LocalMessageError, RemoteMessageError
 from sparkd.events import TOPIC, Durability, event_type, topic_matches
 from sparkd.privacy import Privacy
@@ -62,14 +63,18 @@ class BusClient:
         self.flooded = 0
         """Events dropped because the service sent more than its bounds allow."""
         self._publisher = Publisher(runtime, node=node, service=service, high_water=limits.high_water)
+        self._sharing = Sharing(runtime, service=service, max_total_bytes=limits.shm_max_bytes)
         self._granted: set[str] = set()
         self._subscriptions: list[Subscription[Any]] = []
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[BusClient]:
         """Connect to the broker. Raises OSError if there is none."""
-        async with self._publisher.open():
-            yield self
+        try:
+            async with self._publisher.open(on_tick=self._sharing.trim):
+                yield self
+        finally:
+            self._sharing.close()
 
     async def publish(
         self,
@@ -87,19 +92,28 @@ class BusClient:
             self._check(self._publishes, goes_to, "publish")
             if len(self._granted) < MAX_GRANTED:
                 self._granted.add(goes_to)
-        body = encode_body(event)
+        body = encode(event)
         privacy = declared.privacy if privacy is None else privacy
         trace = trace or self._current_trace()
-        if not self._allowance.take(len(body)):
-            if declared.durability is Durability.TRANSIENT:
-                await self._drop(goes_to)
-                return
-            await self._allowance.wait(len(body))  # what is kept is never dropped: it waits instead
-        if declared.durability is Durability.DURABLE:
-            if self._store is None:
-                raise LocalMessageError(f"{goes_to} is durable, and this client has no outbox")
-            await self._store(Record(topic=goes_to, body=body, privacy=privacy, trace=trace, key=key))
-        self._publisher.send(goes_to, body, privacy, trace)
+        size = len(body)  # of pieces their number: what goes through shared memory has a bound there
+        if declared.durability is not Durability.TRANSIENT:
+            whole = check_kept(goes_to, declared.durability.value, body)
+            await self._allowance.wait(size)  # what is kept is never dropped: it waits instead
+            if declared.durability is Durability.DURABLE:
+                await self._keep(Record(topic=goes_to, body=whole, privacy=privacy, trace=trace, key=key))
+        elif not self._allowance.take(size):
+            await self._drop(goes_to)
+            return
+        frame = self._sharing.wire(goes_to, event, body)
+        if frame is None:
+            self._publisher.skip(goes_to)
+        else:
+            self._publisher.send(goes_to, frame, privacy, trace)
+
+    async def _keep(self, record: Record) -> None:
+        if self._store is None:
+            raise LocalMessageError(f"{record.topic} is durable, and this client has no outbox")
+        await self._store(record)
 
     async def _drop(self, topic: str) -> None:
         """Count an event as sent and lost; let others run, for a flood seldom leaves them a turn."""
@@ -139,7 +153,9 @@ class BusClient:
         """Subscribe to *topics*, bodies undecoded, for those that pass events on."""
         for topic in topics:
             self._check(self._reads, topic, "read")
-        async with raw(self._runtime, *topics, limit=limit, high_water=self._high_water) as subscription:
+        async with raw(
+            self._runtime, *topics, limit=limit, high_water=self._high_water, reader=self._sharing.reader
+        ) as subscription:
             self._subscriptions.append(subscription)
             try:
                 yield subscription
@@ -164,16 +180,23 @@ class BusClient:
         return {
             "published": self._publisher.published,
             "flooded": self.flooded,
+            "unshared": self._sharing.unshared,
             "subscriptions": [subscription.stats() for subscription in self._subscriptions],
         }
 
     @asynccontextmanager
     async def _open(
-        self, topic: str, decode: Callable[[bytes], E], policy: Policy, limit: int
+        self, topic: str, decode: Callable[[Buffer], E], policy: Policy, limit: int
     ) -> AsyncIterator[Subscription[E]]:
         self._check(self._reads, topic, "read")
         opened = Subscription(
-            self._runtime, (topic,), decode=decode, policy=policy, limit=limit, high_water=self._high_water
+            self._runtime,
+            (topic,),
+            decode=decode,
+            policy=policy,
+            limit=limit,
+            high_water=self._high_water,
+            reader=self._sharing.reader,
         )
         async with opened as subscription:
             self._subscriptions.append(subscription)

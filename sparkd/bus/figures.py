@@ -13,6 +13,7 @@ def figures_of(stats: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield what `BusClient.stats` says; the core adds the label `service`."""
     yield CounterMetricFamily("sparkd_bus_published", "Events published.", stats["published"])
     yield CounterMetricFamily("sparkd_bus_flooded", "Events dropped by the bound on floods.", stats["flooded"])
+    yield CounterMetricFamily("sparkd_bus_unshared", "Events dropped for lack of shared memory.", stats["unshared"])
     for name, about in (
         ("received", "Events that came to open subscriptions."),
         ("lost", "Events that were sent and never came to open subscriptions."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -39,8 +39,11 @@ class Publisher:
         self.published = 0
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Publisher]:
-        """Connect, and say tails until the context is left. Raises OSError if no broker answers."""
+    async def open(self, *, on_tick: Callable[[], None] = lambda: None) -> AsyncIterator[Publisher]:
+        """Connect, and say tails until the context is left; call *on_tick* as often.
+
+        Raises OSError if no broker answers.
+        """
         with Speaker(context(), high_water=self._high_water) as speaker:
             speaker.socket.connect(self._address)
             with anyio.move_on_after(CONNECT_LIMIT_S) as limit:
@@ -50,7 +53,7 @@ class Publisher:
             self._speaker, speaker.linger_ms = speaker, FAREWELL_MS
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._say_tails_at_intervals)
+                    tasks.start_soon(self._say_tails_at_intervals, on_tick)
                     yield self
                     tasks.cancel_scope.cancel()
             finally:
@@ -74,11 +77,12 @@ class Publisher:
         """Send an event of another node, header and all."""
         self._speaker.send(message.topic.encode(), encode_header(message.header), message.body)
 
-    async def _say_tails_at_intervals(self) -> None:
+    async def _say_tails_at_intervals(self, on_tick: Callable[[], None]) -> None:
         while True:
             await anyio.sleep(TAIL_INTERVAL_S)
             self._say_tails()
             self._speaker.look_again()
+            on_tick()
 
     def _say_tails(self) -> None:
         changed = [(topic, seq) for topic, seq in self._last.items() if self._said.get(topic) != seq]

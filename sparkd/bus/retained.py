@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from sparkd.codec import Message
 from sparkd.events import topic_matches
+from sparkd.reference import is_reference
 
 MAX_VALUES = 1000
 MAX_BYTES = 4 << 20
@@ -19,7 +20,9 @@ class Retained:
         self._bytes = 0
 
     def keep(self, message: Message) -> None:
-        """Take *message* as the last value of its topic and sender."""
+        """Take *message* as the last value of its topic and sender, unless it is a reference: that will not last."""
+        if is_reference(message.body):
+            return
         key = (message.topic, message.header.node, message.header.service)
         self._drop(key)
         self._values[key] = message

@@ -15,11 +15,14 @@ import zmq  # noqa: TID251 - this is the bus
 
 from sparkd.bus.broker import MAX_FRAME_BYTES, PROBE, SUB
 from sparkd.bus.gaps import GapCounter
+from sparkd.bus.sharing import copied, is_shared, mapped
 from sparkd.bus.sockets import BATCH, NOBLOCK, Drained, context
-from sparkd.codec import Header, Message, decode_body, decode_header, decode_topic
+from sparkd.codec import Buffer, Header, Message, decode_body, decode_header, decode_topic
 from sparkd.errors import LocalMessageError, RemoteMessageError
 from sparkd.events import Tails, event_type, topic_matches
+from sparkd.reference import MARKS
 from sparkd.service import Policy, Received
+from sparkd.shm import GoneError, SharedReader
 
 E = TypeVar("E")
 
@@ -78,18 +81,24 @@ class Subscription(Generic[E]):
         runtime: Path,
         topics: tuple[str, ...],
         *,
-        decode: Callable[[bytes], E] | None,
+        decode: Callable[[Buffer], E] | None,
         policy: Policy,
         limit: int,
         high_water: int,
+        reader: SharedReader,
     ) -> None:
-        """Subscribe to *topics* and beneath; *decode* makes an event of a body, None hands out `Message`."""
+        """Subscribe to *topics* and beneath; *decode* makes an event of a body, None hands out `Message`.
+
+        *reader* reads the bodies that went through shared memory.
+        """
         if limit < 1:
             raise LocalMessageError(f"{' '.join(topics)}: a queue of {limit} events; 1 at the least")
         self.topics, self.policy, self.limit = topics, policy, limit
         self._address = f"ipc://{runtime / SUB}"
         self._decode = decode
         self._high_water = high_water
+        self._reader = reader
+        self._late = 0
         self._queue: deque[_Held] = deque()
         self._latest: dict[str, _Held] = {}
         self._topics: dict[bytes, str] = {}
@@ -106,8 +115,8 @@ class Subscription(Generic[E]):
 
     @property
     def lost(self) -> int:
-        """How many events of these topics were sent and never came."""
-        return self._gaps.lost
+        """How many events of these topics were sent and never came, or whose body was gone when they were read."""
+        return self._gaps.lost + self._late
 
     @property
     def malformed(self) -> int:
@@ -185,11 +194,22 @@ class Subscription(Generic[E]):
                 self._run = 0
                 await anyio.lowlevel.checkpoint()
             try:
-                event: Any = Message(topic, header, body) if self._decode is None else self._decode(body)
+                event: Any = self._event(topic, header, body)
+            except GoneError:
+                self._late += 1
+                continue
             except RemoteMessageError:
                 self._malformed += 1
                 continue
             return Received(topic, header, event)
+
+    def _event(self, topic: str, header: Header, body: bytes) -> Any:
+        decode = self._decode
+        if body[:1] in MARKS and is_shared(body):
+            if decode is not None:
+                return decode(mapped(self._reader, body))
+            body = copied(self._reader, body)
+        return Message(topic, header, body) if decode is None else decode(body)
 
     async def _wait(self) -> None:
         """Return when there is an event to read."""
@@ -277,6 +297,17 @@ class Subscription(Generic[E]):
         return {topic: seq for topic, seq in last.items() if self._wants(topic)}
 
 
-def raw(runtime: Path, *topics: str, limit: int = 10_000, high_water: int = 10_000) -> Subscription[Message]:
-    """Return a subscription whose events are `Message`s, bodies undecoded, for those that pass events on."""
-    return Subscription(runtime, topics, decode=None, policy=Policy.DROP_OLDEST, limit=limit, high_water=high_water)
+def raw(runtime: Path, *topics: str, limit: int, high_water: int, reader: SharedReader) -> Subscription[Message]:
+    """Return a subscription whose events are `Message`s, bodies undecoded, for those that pass events on.
+
+    A body that is longer than an event may be is a reference (`sparkd.reference`).
+    """
+    return Subscription(
+        runtime,
+        topics,
+        decode=None,
+        policy=Policy.DROP_OLDEST,
+        limit=limit,
+        high_water=high_water,
+        reader=reader,
+    )

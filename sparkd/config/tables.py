@@ -88,12 +88,16 @@ class BusConfig:
     """What one service may publish; beyond it transient events are dropped, and counted. 0 for no bound."""
     flood_bytes_per_s: float = 67_108_864.0
     """The same in bytes of events, without what goes through shared memory."""
+    shm_max_bytes: int = 64 << 20
+    """Shared memory of all services together for events and calls over 64 KiB; one may have half. 0 for none."""
     readers_group: str = ""
     """Members of this group may subscribe, besides the daemon's own user and root."""
 
     def __post_init__(self) -> None:
         check_range("high_water_messages", self.high_water_messages, 10, 10_000_000)
         check_range("queue_max_bytes", self.queue_max_bytes, 4 << 20, 1 << 40)
+        if self.shm_max_bytes:
+            check_range("shm_max_bytes", self.shm_max_bytes, 1 << 20, 1 << 40)
         check_flood("flood", self.flood_messages_per_s, self.flood_bytes_per_s)
 
 

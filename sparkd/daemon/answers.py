@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 from anyio import to_thread
 
+from sparkd.arrays import shown
 from sparkd.calls import current_call
-from sparkd.codec import Message, encode_header
+from sparkd.codec import Message, encode_header, unpack
 from sparkd.config import nearest
 from sparkd.core_interfaces import (
     BusEvent,
@@ -25,6 +26,7 @@ from sparkd.daemon import toggles
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind, ConfigError, RemoteMessageError, StorageError
 from sparkd.outbox import dead_letters, drop_dead, forget_reader, inspect, retry_dead
+from sparkd.reference import decode_reference, is_reference
 from sparkd.supervisor import Supervised
 from sparkd.supervisor.supervised import Wanted
 
@@ -168,10 +170,18 @@ class BusAnswers:
                     yield news
 
 
+def _plain(message: Message) -> Any:
+    """Return the body for people: long runs of bytes, and what went by shared memory, by their length only."""
+    if not is_reference(message.body):
+        return shown(message.plain())
+    reference = decode_reference(message.body)
+    return unpack(reference.about) if reference.about else f"({reference.length} bytes, not shown)"
+
+
 def _bus_event(message: Message, *, retained: bool) -> BusEvent | None:
     header = message.header
     try:
-        content = message.plain()
+        content = _plain(message)
     except RemoteMessageError:  # counted by the subscription that let it in
         return None
     return BusEvent(

@@ -87,6 +87,8 @@ class Core:
     """Keeps a stranger or a bad plugin from flooding the log."""
     broker: Broker = field(init=False)
     queues: QueueWatch = field(init=False)
+    left_behind: anyio.Event = field(default_factory=anyio.Event)
+    """Set when a service has ended, and may have left shared memory behind."""
     bus: BusClient = field(init=False)
     router: CallRouter = field(init=False)
     link: Link = field(init=False)
@@ -114,6 +116,7 @@ class Core:
                 on_refused=self._on_stranger,
             )
             await stack.enter_async_context(self.broker.open())
+            await bus_limits.make_shared(self)
             self.queues = bus_limits.queue_watch(self)
             self.bus = BusClient(places.runtime, node=config.node.name, service="core")
             await stack.enter_async_context(self.bus.open())
@@ -134,6 +137,7 @@ class Core:
                 upkeep.retry_failed,
                 upkeep.look_for_paths,
                 bus_limits.bound_queues,
+                bus_limits.sweep_shared,
             ):
                 await upkeep.start(self, self._tasks, work)
             yield self

@@ -55,7 +55,7 @@ def _launchers(core: Core) -> dict[Isolation, Launcher]:
         place=partial(_place, core),
         entrance=core.entrance,
         reach=core.reach,
-        gone=core.router.drop,
+        gone=partial(_gone, core),
         on_line=core.logbook.child_line,
         log_level=core.levels.of,
     )
@@ -63,6 +63,11 @@ def _launchers(core: Core) -> dict[Isolation, Launcher]:
         Isolation.PROCESS: ProcessLauncher(core.zygote, surroundings),
         Isolation.INLINE: InlineLauncher(surroundings),
     }
+
+
+def _gone(core: Core, service: str) -> None:
+    core.router.drop(service)
+    core.left_behind.set()
 
 
 def _place(core: Core, token: str) -> Place:

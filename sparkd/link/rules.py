@@ -16,6 +16,7 @@ from sparkd.codec import MAX_EVENT_BYTES, Message
 from sparkd.errors import CallError
 from sparkd.events import topic_matches
 from sparkd.privacy import Privacy
+from sparkd.reference import is_reference
 
 MAX_NAME = 255
 """Characters of a topic or service name from another node; the local bus must never choke on a header."""
@@ -91,6 +92,8 @@ class PeerRules:
             return Refusal(
                 "receive: too large", f"an event of {len(message.body)} bytes; {MAX_EVENT_BYTES} at the most"
             )
+        if is_reference(message.body):
+            return Refusal("receive: reference", "an event that refers to memory of another node")
         if len(topic) > MAX_NAME or len(header.service) > MAX_NAME or len(header.trace or b"") > MAX_NAME:
             return Refusal("receive: malformed", f"a name in an event has {MAX_NAME} characters at the most")
         if claimed != self._peer:

@@ -25,6 +25,7 @@ from sparkd.link.complaints import Complaints
 from sparkd.link.peer import Peer
 from sparkd.link.queues import Lanes
 from sparkd.link.rules import Refusal
+from sparkd.reference import is_reference
 from sparkd.service import Received
 
 MAX_WAITING = 1000
@@ -217,19 +218,23 @@ class Session:
         if refusal is not None:
             self.peer.counts.add(refusal.kind)
             return
+        if is_reference(message.body):
+            self._not_sent(message.topic, "it is longer than an event may be, and goes by shared memory")
+            return
         outgoing = frames.event(message)
         try:
             self._check_size(outgoing)
         except LocalMessageError as error:
-            self.peer.counts.add(f"send {message.topic}: too large")
-            self._complaints.say(
-                "link: event not sent", culprit=self.peer.name, peer=self.peer.name, topic=message.topic, why=str(error)
-            )
+            self._not_sent(message.topic, str(error))
             return
         if self._over or not self._lanes.event(outgoing):
             self.peer.counts.add("send: event dropped, peer does not read")
             return
         self.peer.sent += 1
+
+    def _not_sent(self, topic: str, why: str) -> None:
+        self.peer.counts.add(f"send {topic}: too large")
+        self._complaints.say("link: event not sent", culprit=self.peer.name, peer=self.peer.name, topic=topic, why=why)
 
     async def _keep_pinging(self) -> None:
         while True:
