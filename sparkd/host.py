@@ -26,9 +26,9 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from sparkd.bus import BusClient, BusLimits
+from sparkd.bus import BusClient, BusLimits, Sharing
 from sparkd.bus.figures import BusFigures
-from sparkd.calls import Handlers, Terms, request_plain, requester, stub
+from sparkd.calls import Handlers, Payloads, Terms, request_plain, requester, stub
 from sparkd.calls.current import calling
 from sparkd.calls.hosts import connect_to_core
 from sparkd.calls.stub import Requester
@@ -228,18 +228,22 @@ async def run_host(service: Service[C], config: C, place: Place) -> bool:
     runtime, log = Path(place.runtime), StructuredLog(service.name)
     handlers = Handlers(on_error=lambda method, error: log.error("handler failed", exc_info=error, method=method))
     lost = anyio.Event()
+    sharing = Sharing(runtime, service=service.name, max_total_bytes=place.bus.shm_max_bytes)
+    payloads = Payloads(sharing.reader, sharing.writer)
     async with (
         anyio.create_task_group() as tasks,
-        connect_to_core(runtime / "calls", handlers=handlers, tasks=tasks, on_lost=lost.set) as endpoint,
+        connect_to_core(
+            runtime / "calls", handlers=handlers, tasks=tasks, payloads=payloads, on_lost=lost.set
+        ) as endpoint,
         AsyncExitStack() as stack,
     ):
-        call_any = requester(endpoint)
+        call_any = payloads.calling(requester(endpoint))
         core = stub(SupervisorApi, call_any, Terms(deadline_s=CORE_DEADLINE_S))
         await core.hello(service=service.name, token=place.token)
         root = Path(place.state) / "outbox"
         outbox = open_outbox(root, node_id=place.node_id, service=service.name, limits=place.limits())
         streams = await stack.enter_async_context(AsyncExitStack())
-        bus = await stack.enter_async_context(_bus(service, place, core, EventStore(outbox, streams)).open())
+        bus = await stack.enter_async_context(_bus(service, place, core, EventStore(outbox, streams), sharing).open())
         context = HostContext(
             service=service,
             config=config,
@@ -276,7 +280,7 @@ async def _end_with_core(lost: anyio.Event) -> None:
     raise CallError(CallErrorKind.UNAVAILABLE, "the connection to the core is lost")
 
 
-def _bus(service: Service[Any], place: Place, core: SupervisorApi, events: EventStore) -> BusClient:
+def _bus(service: Service[Any], place: Place, core: SupervisorApi, events: EventStore, sharing: Sharing) -> BusClient:
     async def fetch_retained(topic: str) -> list[Message]:
         return [decode_message(frames) for frames in await core.retained(topic=topic)]
 
@@ -294,6 +298,7 @@ def _bus(service: Service[Any], place: Place, core: SupervisorApi, events: Event
         fetch_retained=fetch_retained,
         current_trace=current_trace,
         limits=place.bus,
+        sharing=sharing,
         on_flood=_flood_teller(service.name),
     )
 

@@ -7,6 +7,7 @@ from sparkd.bus.broker import SUB, Broker
 from sparkd.bus.client import BusClient
 from sparkd.bus.flood import BusLimits
 from sparkd.bus.retained import Retained
+from sparkd.bus.sharing import Sharing
 from sparkd.bus.sockets import Drained, context, finish
 from sparkd.bus.subscription import Subscription
 
@@ -19,6 +20,7 @@ __all__ = [
     "Drained",
     "QueueWatch",
     "Retained",
+    "Sharing",
     "Subscription",
     "context",
     "finish",

@@ -43,6 +43,7 @@ class BusClient:
         fetch_retained: FetchRetained | None = None,
         current_trace: Callable[[], bytes | None] = lambda: None,
         limits: BusLimits | None = None,
+        sharing: Sharing | None = None,
         on_flood: Callable[[str, int], None] = lambda _topic, _flooded: None,
     ) -> None:
         """Speak as *service*; None for *publishes* or *reads* means any topic (the core's own client).
@@ -63,7 +64,7 @@ class BusClient:
         self.flooded = 0
         """Events dropped because the service sent more than its bounds allow."""
         self._publisher = Publisher(runtime, node=node, service=service, high_water=limits.high_water)
-        self._sharing = Sharing(runtime, service=service, max_total_bytes=limits.shm_max_bytes)
+        self._sharing = sharing or Sharing(runtime, service=service, max_total_bytes=limits.shm_max_bytes)
         self._granted: set[str] = set()
         self._subscriptions: list[Subscription[Any]] = []
 

@@ -9,6 +9,7 @@ from sparkd.calls.handlers import Handlers
 from sparkd.calls.hosts import connect_to_core, open_to_hosts
 from sparkd.calls.incoming import IncomingCall
 from sparkd.calls.outgoing import Call, ItemStream, OutgoingCall, Result
+from sparkd.calls.payloads import Payloads
 from sparkd.calls.router import CallRouter
 from sparkd.calls.rules import Rules
 from sparkd.calls.stub import Terms, request_plain, requester, stub
@@ -23,6 +24,7 @@ __all__ = [
     "IncomingCall",
     "ItemStream",
     "OutgoingCall",
+    "Payloads",
     "Result",
     "Rules",
     "Terms",

@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from sparkd.calls.frames import Cancel, Credit, End, Failure, Head, Item, Open, Request, decode, encode, failure
 from sparkd.errors import CallError, CallErrorKind, LocalMessageError, RemoteMessageError
+from sparkd.reference import is_reference
 
 MAX_IN_FLIGHT = 256
 """Calls under way per peer and direction. A service with 40 threads' worth of callers stays far below it."""
@@ -70,15 +71,27 @@ class Endpoint:
     """One end of a connection; see the module's docstring."""
 
     def __init__(
-        self, channel: Channel, *, accept: Accept, tasks: TaskGroup, name: str = "", max_in_flight: int = MAX_IN_FLIGHT
+        self,
+        channel: Channel,
+        *,
+        accept: Accept,
+        tasks: TaskGroup,
+        name: str = "",
+        max_in_flight: int = MAX_IN_FLIGHT,
+        outward: Callable[[bytes], bytes] | None = None,
     ) -> None:
-        """Send on *channel*, run handlers in *tasks*; *name* is the peer's, for error messages."""
+        """Send on *channel*, run handlers in *tasks*; *name* is the peer's, for error messages.
+
+        With *outward* the peer is another node, which cannot follow a reference to memory of this one: *outward* puts
+        the bytes in its place, or raises CallError.
+        """
         self.name = name
         self.tasks = tasks
         self.counts = Counts()
         self._channel = channel
         self._accept = accept
         self._max_in_flight = max_in_flight
+        self._outward = outward
         self._opened: dict[int, Exchange] = {}
         self._answering: dict[int, Exchange] = {}
         self._last_id = 0
@@ -100,6 +113,8 @@ class Endpoint:
             return
         try:
             head, body = decode(frames)
+            if self._outward is not None and is_reference(body):
+                raise RemoteMessageError("a reference to memory of another node")  # noqa: TRY301 - counted as all are
             if type(head) is Request:
                 self._on_request(head, body)
             else:
@@ -121,8 +136,8 @@ class Endpoint:
 
     def send(self, head: Head, body: bytes = b"") -> None:
         """Send a message. Raises CallError: `UNAVAILABLE` if the channel refuses it, `FAILED` if it is too large."""
-        frames = encode(head, body)
         try:
+            frames = encode(head, body if self._outward is None else self._outward(body))
             _check_size(frames)
             if self._closed is not None:
                 raise self._closed

@@ -13,7 +13,7 @@ from sparkd.calls.current import answering
 from sparkd.calls.frames import Request
 from sparkd.calls.outgoing import close_items
 from sparkd.calls.params import did_you_mean, explain
-from sparkd.codec import MALFORMED, decode_body
+from sparkd.codec import MALFORMED, Buffer, decode_body
 from sparkd.errors import CallError, CallErrorKind, DeviceError, RemoteMessageError
 from sparkd.interfaces import MethodSpec, interface_spec
 from sparkd.service import CallInfo
@@ -35,8 +35,8 @@ class _Bound:
     spec: MethodSpec
     function: Callable[..., Any]
     fields: tuple[str, ...]
-    from_msgpack: Callable[[bytes], Any]
-    from_json: Callable[[bytes], Any]
+    from_msgpack: Callable[[Buffer], Any]
+    from_json: Callable[[Buffer], Any]
 
 
 class Handlers:
@@ -75,7 +75,7 @@ class Handlers:
         self._bound.pop(interface_spec(interface).name, None)
 
     async def dispatch(
-        self, request: Request, body: bytes, items: AsyncIterator[bytes]
+        self, request: Request, body: Buffer, items: AsyncIterator[bytes]
     ) -> bytes | AsyncIterator[bytes]:
         """Call the method that *request* names. Returns the encoded result or stream; raises CallError only."""
         bound = self._find(request.method)
@@ -132,7 +132,7 @@ class Handlers:
             await close_items(items)
 
 
-def _params(bound: _Bound, request: Request, body: bytes) -> Any:
+def _params(bound: _Bound, request: Request, body: Buffer) -> Any:
     try:
         if request.json:
             return bound.from_json(body or b"{}")

@@ -24,6 +24,7 @@ from anyio.abc import TaskGroup
 from sparkd.calls.endpoint import MAX_FRAME_BYTES, Endpoint
 from sparkd.calls.handlers import Handlers
 from sparkd.calls.incoming import IncomingCall
+from sparkd.calls.payloads import Payloads
 from sparkd.calls.router import CallRouter
 from sparkd.errors import CallError, CallErrorKind
 
@@ -131,19 +132,26 @@ async def open_to_hosts(router: CallRouter, path: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def connect_to_core(
-    path: Path, *, handlers: Handlers, tasks: TaskGroup, on_lost: Callable[[], None] = lambda: None
+    path: Path,
+    *,
+    handlers: Handlers,
+    tasks: TaskGroup,
+    payloads: Payloads | None = None,
+    on_lost: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Endpoint]:
     """Connect a service's host to the core at *path*; *handlers* answer what the core passes on.
 
+    Long bodies go by *payloads*.
     Raises OSError if there is no core. When the core is gone the endpoint is closed, and *on_lost* told.
     """
     endpoints: list[Endpoint] = []
+    dispatch = handlers.dispatch if payloads is None else payloads.serving(handlers.dispatch)
 
     def made(wire: Wire) -> Endpoint:
         endpoints.append(
             Endpoint(
                 wire,
-                accept=lambda end, request, body: IncomingCall(end, request, body, dispatch=handlers.dispatch),
+                accept=lambda end, request, body: IncomingCall(end, request, body, dispatch=dispatch),
                 tasks=tasks,
                 name="core",
             )

@@ -10,9 +10,10 @@ from sparkd.calls.endpoint import Answer, Endpoint
 from sparkd.calls.frames import DEFAULT_CREDIT, MAX_DEADLINE_S, Cancel, Credit, End, Item, Open, Request
 from sparkd.calls.outgoing import close_items
 from sparkd.calls.streams import Gate, Inbox
+from sparkd.codec import Buffer
 from sparkd.errors import CallError, CallErrorKind, RemoteMessageError
 
-Dispatch = Callable[[Request, bytes, AsyncIterator[bytes]], Awaitable[bytes | AsyncIterator[bytes]]]
+Dispatch = Callable[[Request, Buffer, AsyncIterator[bytes]], Awaitable[bytes | AsyncIterator[bytes]]]
 """Answers a request: parameters and the stream from the caller in, result or result stream out, all still encoded.
 
 It raises CallError and nothing else, and so does the stream it returns.

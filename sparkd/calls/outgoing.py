@@ -11,6 +11,7 @@ from sparkd.calls.endpoint import Answer, Endpoint
 from sparkd.calls.frames import DEFAULT_CREDIT, MAX_DEADLINE_S, Cancel, Credit, End, Failure, Item, Open, error_of
 from sparkd.calls.frames import Request as RequestFrame
 from sparkd.calls.streams import Gate, Inbox
+from sparkd.codec import Buffer
 from sparkd.errors import CallError, CallErrorKind, RemoteMessageError
 from sparkd.privacy import Privacy
 
@@ -32,7 +33,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Result(msgspec.Struct, frozen=True, gc=False):
     """The result of a call, still encoded, and who gave it."""
 
-    body: bytes
+    body: Buffer
     served_by: str = ""
 
 

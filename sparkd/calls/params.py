@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sparkd.codec import MALFORMED
+from sparkd.codec import MALFORMED, Buffer
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.interfaces import MethodSpec
 
@@ -22,7 +22,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f" There are: {', '.join(known)}." if known else ""
 
 
-def explain(method: str, spec: MethodSpec, body: bytes, error: Exception, *, json: bool) -> CallError:
+def explain(method: str, spec: MethodSpec, body: Buffer, error: Exception, *, json: bool) -> CallError:
     """Return the error for parameters that could not be decoded because of *error*; it names the field if it can."""
     try:
         given: Any = msgspec.json.decode(body) if json else msgspec.msgpack.decode(body)

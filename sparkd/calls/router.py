@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -23,11 +24,13 @@ from sparkd.calls.handlers import Handlers
 from sparkd.calls.incoming import IncomingCall
 from sparkd.calls.outgoing import Call, ItemStream, OutgoingCall, Result
 from sparkd.calls.params import did_you_mean
+from sparkd.calls.payloads import whole
 from sparkd.calls.relay import Relay
 from sparkd.calls.rules import Rules, check_privacy, check_reserved
-from sparkd.codec import decode_body
+from sparkd.codec import Buffer, decode_body
 from sparkd.errors import CallError, CallErrorKind, RemoteMessageError
 from sparkd.privacy import Privacy
+from sparkd.shm import SharedReader
 
 CORE = "core"
 HELLO, BIND = "supervisor.hello", "supervisor.bind"
@@ -70,12 +73,18 @@ class _Bind(msgspec.Struct, forbid_unknown_fields=True):
 class CallRouter:
     """The node's switchboard; see the module's docstring."""
 
-    def __init__(self, *, node: str, core: Handlers, tasks: TaskGroup, rules: Rules) -> None:
-        """Answer for *node*: its own interfaces by *core*, the rest by peers, as *rules* allow."""
+    def __init__(
+        self, *, node: str, core: Handlers, tasks: TaskGroup, rules: Rules, shared: SharedReader | None = None
+    ) -> None:
+        """Answer for *node*: its own interfaces by *core*, the rest by peers, as *rules* allow.
+
+        Long bodies for the core itself or for another node are copied from *shared*.
+        """
         self.node = node
         self._core = core
         self._tasks = tasks
         self._rules = rules
+        self._whole = partial(whole, shared)
         self._services: dict[str, _Peer] = {}
         self._nodes: dict[str, _Peer] = {}
         self._core_name = f"{node}/{CORE}"
@@ -97,6 +106,7 @@ class CallRouter:
             tasks=self._tasks,
             name=name,
             max_in_flight=MAX_FROM_NODE if kind == "node" else MAX_IN_FLIGHT,
+            outward=self._whole if kind == "node" else None,
         )
         return peer.endpoint
 
@@ -154,12 +164,10 @@ class CallRouter:
         hops = 1 if target.peer.kind == "node" else 0
         sent = OutgoingCall(target.peer.endpoint, msgspec.structs.replace(call, hops=hops), body, items)
         answer = await sent.answer()
-        if target.served_by:
-            if isinstance(answer, ItemStream):
-                answer.served_by = target.served_by
-            else:
-                answer = Result(answer.body, target.served_by)
-        return answer
+        if isinstance(answer, ItemStream):
+            answer.served_by = target.served_by or answer.served_by
+            return answer
+        return Result(self._whole(bytes(answer.body)), target.served_by or answer.served_by)
 
     async def _call_core(
         self, call: Call, body: bytes, items: AsyncIterator[bytes] | None
@@ -186,6 +194,7 @@ class CallRouter:
         target = self._resolve(address, peer, privacy=request.privacy, hops=request.hops)
         request = msgspec.structs.replace(request, method=target.method)
         if target.peer is None:
+            body = self._whole(body)
             return IncomingCall(endpoint, request, body, dispatch=self._core.dispatch, served_by=self._core_name)
         if target.peer.kind == "node":
             request = msgspec.structs.replace(request, node=self.node, hops=request.hops + 1)
@@ -283,7 +292,7 @@ class CallRouter:
         return None if peer is None or peer.endpoint.closed else peer
 
 
-async def _acknowledge(request: Request, body: bytes, items: AsyncIterator[Any]) -> bytes:  # noqa: ARG001 - a Dispatch
+async def _acknowledge(request: Request, body: Buffer, items: AsyncIterator[Any]) -> bytes:  # noqa: ARG001 - a Dispatch
     return _NIL
 
 

@@ -10,7 +10,7 @@ from sparkd.calls.address import parse_address
 from sparkd.calls.current import calling
 from sparkd.calls.endpoint import Endpoint
 from sparkd.calls.outgoing import Call, OutgoingCall, Result, close_items
-from sparkd.codec import decode_body, encode_body, unpack
+from sparkd.codec import Buffer, decode_body, encode_body, unpack
 from sparkd.errors import CallError, CallErrorKind, RemoteMessageError
 from sparkd.interfaces import MethodSpec, interface_spec
 from sparkd.privacy import Privacy, strictest
@@ -125,7 +125,7 @@ class _Method:
         spec.params(**arguments)  # raises TypeError for a missing or unknown one, as any Python call would
         return await self._request(self._terms.call(self._address), encode_body(arguments), items)
 
-    def _value(self, kind: Any, body: bytes) -> Any:
+    def _value(self, kind: Any, body: Buffer) -> Any:
         return _decode(self._address, body, lambda given: decode_body(kind, given))
 
 
@@ -154,7 +154,7 @@ async def _encoded(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         await close_items(items)
 
 
-def _decode(method: str, body: bytes, decode: Callable[[bytes], Any]) -> Any:
+def _decode(method: str, body: Buffer, decode: Callable[[Buffer], Any]) -> Any:
     try:
         return decode(body)
     except RemoteMessageError as error:

@@ -18,6 +18,7 @@ from sparkd.daemon.log_answers import LogsAnswers
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.rpc import Door, RpcLimits, core_manifest, serve_rpc
+from sparkd.shm import FOLDER, SharedReader
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
@@ -43,7 +44,13 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
         refuse_call=partial(refuse_call, core),
         same_site=partial(same_site, core),
     )
-    return CallRouter(node=core.config.node.name, core=handlers, tasks=tasks, rules=rules)
+    return CallRouter(
+        node=core.config.node.name,
+        core=handlers,
+        tasks=tasks,
+        rules=rules,
+        shared=SharedReader(core.places.runtime / FOLDER),
+    )
 
 
 @asynccontextmanager

@@ -82,7 +82,7 @@ class Door:
             served_by = getattr(answer, "served_by", "")
             return Reply(items=answer, served_by=served_by, trusted=not served_by)
         own = answer.served_by == self._core
-        return Reply(answer.body, served_by="" if own else answer.served_by, trusted=own)
+        return Reply(bytes(answer.body), served_by="" if own else answer.served_by, trusted=own)
 
     def verdict(self, peer: Peer, method: str, topics: Sequence[str] = ()) -> Verdict:
         """Return whether *peer* may call *method*, and why. Raises CallError if that is malformed."""

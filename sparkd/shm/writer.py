@@ -105,6 +105,11 @@ class SharedWriter:
             unlock(slot.descriptor)
         return Reference(VERSION, self.folder, slot.number, self._generation, at, length, about)
 
+    def withdraw(self, reference: Reference) -> None:
+        """Remove a parcel that nobody will fetch any more; one that was fetched is gone already."""
+        if self._parcels.pop(reference.slot, None) is not None:
+            self._expire(reference.slot)
+
     def trim(self) -> None:
         """Give back what has not been used for a while; call it now and then."""
         now = time.monotonic()

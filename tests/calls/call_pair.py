@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import pytest
@@ -67,7 +68,7 @@ MakePair = Callable[..., "AsyncIterator[Pair]"]
 @pytest.fixture
 def make_pair() -> Callable[..., object]:
     @asynccontextmanager
-    async def make(right: Accept, left: Accept = nobody, **options: int) -> AsyncIterator[Pair]:  # type: ignore[assignment]
+    async def make(right: Accept, left: Accept = nobody, **options: Any) -> AsyncIterator[Pair]:  # type: ignore[assignment]
         async with anyio.create_task_group() as tasks:
             to_right, to_left = Wire(tasks), Wire(tasks)
             pair = Pair(

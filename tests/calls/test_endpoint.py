@@ -17,7 +17,7 @@ from sparkd.errors import CallError, CallErrorKind
 pytestmark = pytest.mark.anyio
 pytest_plugins = ("tests.calls.call_pair",)
 
-Body = Callable[[Request, bytes, AsyncIterator[bytes]], Any]
+Body = Callable[[Request, Any, AsyncIterator[bytes]], Any]
 
 
 def serving(dispatch: Body) -> Callable[[Endpoint, Request, bytes], Exchange]:

@@ -79,6 +79,8 @@ class Answers:
 
     async def stop(self) -> None: ...
 
+    async def set_log_level(self, *, level: str) -> None: ...
+
     async def snapshot(self) -> bytes:
         return b"snapshot"
 
