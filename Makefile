@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types soak bench clean help
+.PHONY: demo test lint types install uninstall deb soak bench clean help
 .DEFAULT_GOAL := help
 
 help: ## List what can be made.
@@ -29,11 +29,20 @@ test: $(VENV)/.dev ## Run the tests.
 	@$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.dev ## Check style.
-	@$(BIN)/ruff check sparkd plugins tests benchmarks
-	@$(BIN)/ruff format --check sparkd plugins tests benchmarks
+	@$(BIN)/ruff check sparkd plugins tests benchmarks .ci
+	@$(BIN)/ruff format --check sparkd plugins tests benchmarks .ci
 
 types: $(VENV)/.dev ## Check types.
 	@$(BIN)/mypy
+
+install: ## Install into /opt/sparkd with its units and its account; as root. Upgrades what is there, keeps the config.
+	@PYTHON=$(PYTHON) sh systemd/install.sh install
+
+uninstall: ## Remove what install put there; config and state stay.
+	@sh systemd/install.sh uninstall
+
+deb: $(VENV)/.run ## Build a Debian package into dist/. ARCH=arm64, RELEASE=trixie, REVISION=2.
+	@$(BIN)/python .ci/deb.py $(if $(ARCH),--arch $(ARCH)) $(if $(RELEASE),--release $(RELEASE)) $(if $(REVISION),--revision $(REVISION))
 
 soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog. Results go to benchmarks/results/.
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
