@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,7 +128,7 @@ def init(options: argparse.Namespace) -> int:
     files = files_for(options, machine, _installed())
     for name in files:
         target = main if name == "sparkd.toml" else folder / name
-        if target.exists():
+        if target.exists() and not (target == main and _says_nothing(target)):
             raise ConfigError(f"{target}: is there already; change it, or move it away first")
     if not options.json:
         print(f"{machine.model or 'this machine'}: role {options.role or machine.role}")
@@ -135,12 +136,23 @@ def init(options: argparse.Namespace) -> int:
             print(f"  {what}: {where}")
     if not options.yes and not options.json and not _agreed(folder, files):
         return 1
+    if main.exists():
+        main.replace(main.with_name(f"{main.name}.sample"))  # what installing left: every key, with its default
     for name, text in files.items():
         _write(main if name == "sparkd.toml" else folder / name, text)
     load_config(main)  # what was written by options may still be wrong: it is said now
     done = "\n".join([*(f"{folder / name} is written" for name in files), "Next: sparkctl check; then start sparkd."])
     say(options, {"files": sorted(files), "devices": machine.devices, "role": options.role or machine.role}, done)
     return 0
+
+
+def _says_nothing(file: Path) -> bool:
+    """Whether a config sets no key: only comments, or empty tables."""
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it is somebody's, and damaged
+        return False
+    return not any(tables.values())
 
 
 def _installed() -> set[str]:

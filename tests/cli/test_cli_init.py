@@ -82,12 +82,22 @@ def test_a_node_that_listens(tmp_path: Path) -> None:
 
 def test_a_config_that_is_there_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sparkd.toml"
-    file.write_text("## mine\n")
+    file.write_text('[node]\nname = "mine"\n')
 
     assert main(["--config", str(file), "init", "-y"]) != 0
     assert "is there already" in capsys.readouterr().err
-    assert file.read_text() == "## mine\n"
+    assert file.read_text() == '[node]\nname = "mine"\n'
     assert not (tmp_path / "sparkd.d").exists()
+
+
+def test_a_sample_that_sets_nothing_makes_room_and_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "sparkd.toml"
+    sample = (Path(__file__).parents[2] / "etc" / "sparkd.toml").read_text()
+    file.write_text(sample)
+
+    assert main(["--config", str(file), "init", "-y", "--name", "mine"]) == 0
+    assert load_config(file).node.name == "mine"
+    assert (tmp_path / "sparkd.toml.sample").read_text() == sample
 
 
 def test_nothing_is_written_without_a_yes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
