@@ -62,7 +62,7 @@ class Service(Generic[C]):
     """Event classes (their topic and beneath), or topics for untyped events."""
     reads: tuple[type[Any] | str, ...] = ()
     needs: tuple[str, ...] = ()
-    """What must be there first, such as `service:hailo-inference` or `path:/dev/hailo0`."""
+    """What must be there first, such as `service:hailo-inference` or `device:/dev/hailo0`; see `sparkd.needs`."""
     energy: EnergyClass = EnergyClass.NORMAL
 
     def __post_init__(self) -> None:

@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    {"errors", "privacy", "secret", "steps", "events", "states", "service", "codec", "interfaces", "core_interfaces"}
+    {
+        "errors",
+        "privacy",
+        "secret",
+        "steps",
+        "events",
+        "states",
+        "service",
+        "codec",
+        "interfaces",
+        "core_interfaces",
+        "needs",
+    }
     | {"arrays", "reference"},
     {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "shm"},
     {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor"},

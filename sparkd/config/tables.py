@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sparkd.config.access import AccessConfig
 from sparkd.events import TOPIC
+from sparkd.needs import parse_need
 from sparkd.service import NAME, EnergyClass, Isolation
 
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})")
@@ -210,6 +211,10 @@ class PluginTable:
     start_limit_s: float | None = None
     watchdog_s: float = 10.0
     """How long its event loop may leave a ping unanswered before it is restarted; 0 for ever."""
+    needs: list[str] = field(default_factory=list)
+    """What must be there before it starts, besides what it says itself; see `sparkd.needs`."""
+    stop_without_needs: bool = False
+    """Whether it is stopped when something it needs goes away; it starts again when that is back."""
     memory_max_bytes: int = 0
     """Limit of its address space; 0 for none."""
     publish_messages_per_s: float | None = None
@@ -224,6 +229,8 @@ class PluginTable:
     def __post_init__(self) -> None:
         if self.start_limit_s is not None:
             check_range("start_limit_s", self.start_limit_s, 0.1, 3600)
+        for need in self.needs:
+            parse_need(need)
         check_range("watchdog_s", self.watchdog_s, 0, 3600)
         check_range("memory_max_bytes", self.memory_max_bytes, 0, 1 << 50)
         check_flood("publish", self.publish_messages_per_s, self.publish_bytes_per_s)

@@ -36,10 +36,11 @@ from sparkd.core_interfaces import (
 )
 from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep
 from sparkd.daemon.gate import Gate
-from sparkd.daemon.launching import make_plugins
+from sparkd.daemon.launching import make_needs, make_plugins
 from sparkd.daemon.levels import Levels
 from sparkd.daemon.linking import make_link
 from sparkd.daemon.logbook import Logbook
+from sparkd.daemon.needs import Needs
 from sparkd.daemon.plugins import Plugins, failed_state
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, ConfigError
@@ -47,6 +48,7 @@ from sparkd.events import ServiceChanged
 from sparkd.link import Link
 from sparkd.log import OncePer, StructuredLog
 from sparkd.logstore import LogStore
+from sparkd.needs import NeedKind
 from sparkd.rpc import RpcCounts
 from sparkd.states import State
 from sparkd.supervisor import Supervised, Supervisor
@@ -94,6 +96,7 @@ class Core:
     link: Link = field(init=False)
     gate: Gate = field(init=False)
     plugins: Plugins = field(init=False)
+    needs: Needs = field(init=False)
     rpc_counts: RpcCounts = field(init=False)
     _tasks: TaskGroup = field(init=False)
     _changed: anyio.Event = field(default_factory=anyio.Event)
@@ -122,6 +125,7 @@ class Core:
             await stack.enter_async_context(self.bus.open())
             self.gate = Gate(self)
             self.router = doors.make_router(self, self._tasks)
+            self.needs = make_needs(self)
             self.plugins = make_plugins(self)
             self.link = make_link(self)  # before anybody can ask about it
             await stack.enter_async_context(open_to_hosts(self.router, places.runtime / "calls"))
@@ -135,7 +139,7 @@ class Core:
                 upkeep.sync_late,
                 upkeep.follow_drop_ins,
                 upkeep.retry_failed,
-                upkeep.look_for_paths,
+                upkeep.follow_needs,
                 bus_limits.bound_queues,
                 bus_limits.sweep_shared,
             ):
@@ -314,14 +318,18 @@ class Core:
         level("service " + service.state.value, service=service.name, **({"why": end.reason} if end.reason else {}))
         self._changed.set()
         self._changed = anyio.Event()
-        if service.state in RUNNING:  # only who needs it: one that waits for something else keeps its pauses
-            need = f"service:{service.name}"
-            self.supervisor.poke(lambda other: other.state is State.WAITING and need in other.plan.manifest.needs)
+        self._tasks.start_soon(self._reconsider_needs, service)
         self.tell_systemd()
         change = ServiceChanged(
             service=service.name, state=service.state.value, reason=end.reason, restarts=service.restarts
         )
         self.publish(change, f"system.health.service.{service.name}")
+
+    async def _reconsider_needs(self, service: Supervised) -> None:
+        """Let those look again who need *service*, or an interface that it serves."""
+        served = {interface.name for interface in service.plan.manifest.serves}
+        names = {NeedKind.SERVICE: {service.name}, NeedKind.INTERFACE: served}
+        await self.needs.reconsider(set(names), lambda need: need.what in names[need.kind])
 
     def publish(self, event: object, topic: str) -> None:
         """Send an event of the core's own, soon; one that cannot be sent is told in the log."""

@@ -5,38 +5,28 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import anyio
-from anyio import to_thread
-
-from sparkd.daemon import report
 from sparkd.daemon.bus_limits import bus_limits
+from sparkd.daemon.needs import Needs
 from sparkd.daemon.plugins import Plugins
 from sparkd.host import Place
 from sparkd.registry import ManifestCache, Registry
 from sparkd.service import Isolation
-from sparkd.states import State
 from sparkd.supervisor import Launcher, Plan, Supervised
 from sparkd.supervisor.processes import InlineLauncher, ProcessLauncher, Surroundings
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
 
-PATH_LIMIT_S = 1.0
-"""How long a path that a service needs may take to be looked at: a dead network mount never answers."""
-PATH_LOOKS = 8
-"""At once; a look that never ends keeps its place, and only what needs a path waits for it."""
-
 
 def make_plugins(core: Core) -> Plugins:
     """Return the plugins of *core*, not read yet."""
     launchers = _launchers(core)
-    looks = anyio.CapacityLimiter(PATH_LOOKS)
 
     def supervise(plan: Plan) -> Supervised:
         return Supervised(
             plan=plan,
             launcher=lambda plan: launchers.get(plan.isolation, launchers[Isolation.PROCESS]),
-            missing=partial(_missing, core, looks),
+            missing=core.needs.missing,
             on_change=core.on_service_change,
         )
 
@@ -88,22 +78,31 @@ def _place(core: Core, token: str) -> Place:
     )
 
 
-async def _missing(core: Core, looks: anyio.CapacityLimiter, plan: Plan) -> str | None:
-    """Return what *plan* needs and is not there, as a sentence."""
-    running = {
-        name for name, service in core.supervisor.services.items() if service.state in (State.RUNNING, State.DEGRADED)
-    }
-    for need in plan.manifest.needs:
-        missing = report.missing_service(need, running) or await _missing_path(need, looks)
-        if missing is not None:
-            return missing
-    return None
+class _World:
+    """The node, as the needs of its services see it."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def services(self) -> dict[str, Supervised]:
+        """Return the services, by name."""
+        return self._core.supervisor.services
+
+    def providers(self, interface: str) -> list[str]:
+        """Return the services that declare *interface*."""
+        return self._core.plugins.providers(interface)
+
+    async def synced(self) -> None:
+        """Return when the plugins have been read again."""
+        await self._core.synced.wait()
+
+    def tell(self, what: str, problem: str) -> None:
+        """Show what keeps changes of *what* from being noticed."""
+        self._core.problems.pop(f"needs {what}", None)
+        if problem:
+            self._core.problems[f"needs {what}"] = problem
 
 
-async def _missing_path(need: str, looks: anyio.CapacityLimiter) -> str | None:
-    kind, _, path = need.partition(":")
-    if kind != "path":
-        return None
-    with anyio.move_on_after(PATH_LIMIT_S):
-        return await to_thread.run_sync(report.missing_path, path, limiter=looks, abandon_on_cancel=True)
-    return f"needs {path}, which does not answer; see its mount"
+def make_needs(core: Core) -> Needs:
+    """Return the needs of the services of *core*."""
+    return Needs(_World(core))

@@ -121,6 +121,8 @@ class Plugins:
             energy=table.energy or manifest.energy,
             critical=table.critical,
             watchdog_s=table.watchdog_s,
+            needs=tuple(dict.fromkeys((*manifest.needs, *table.needs))),
+            stop_without_needs=table.stop_without_needs,
         )
 
     def _in_config_order(self, plans: dict[str, Plan]) -> list[Manifest]:

@@ -85,25 +85,6 @@ def summary(states: Mapping[str, State], failed: Mapping[str, State]) -> str:
     return f"{well} of {total} services run" + (f"; {', '.join(rest)}" if rest else "")
 
 
-def missing_service(need: str, running: set[str]) -> str | None:
-    """Return, as a sentence, that *need* is a service that does not run; None if it runs, or is no service."""
-    kind, _, what = need.partition(":")
-    if kind == "service" and what not in running:
-        return f"needs the service {what!r}, which does not run"
-    return None
-
-
-def missing_path(path: str) -> str | None:
-    """Return, as a sentence, why *path* cannot be used; None if it is there. May wait for its file system."""
-    try:
-        Path(path).stat()
-    except FileNotFoundError:
-        return f"needs {path}, which is not there"
-    except (OSError, ValueError) as error:  # a dead mount, a folder that is closed to us, a name that cannot be
-        return f"needs {path}, which cannot be looked at: {getattr(error, 'strerror', None) or error}"
-    return None
-
-
 def memory_of(pid: int | None) -> int | None:
     """Return the proportional set size of *pid* (or of this process) in bytes; None if it cannot be read."""
     try:

@@ -14,7 +14,6 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from sparkd.events import NodeHealth, event_type
 from sparkd.registry import DropInWatch
-from sparkd.states import State
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 AGAIN_S = 5.0
 """From a failure of a task to its next beginning."""
 RETRY_FAILED_S = 300.0
-PATH_LOOK_S = 2.0
 
 Work = Callable[["Core", Callable[[], None]], Awaitable[None]]
 """A task of the core, which calls the function it is given once what it does has begun."""
@@ -110,13 +108,7 @@ async def retry_failed(core: Core, begun: Callable[[], None]) -> None:
             await core.sync()
 
 
-async def look_for_paths(core: Core, begun: Callable[[], None]) -> None:
-    """Wake services that wait for a path once it is there: nothing tells of a path on another file system."""
+async def follow_needs(core: Core, begun: Callable[[], None]) -> None:
+    """Let services look again when what they need may have come or gone."""
     begun()
-    while True:
-        await anyio.sleep(PATH_LOOK_S)
-        for service in list(core.supervisor.services.values()):
-            waits = service.state is State.WAITING and not service.retry_at  # one with a time to retry keeps its pauses
-            needs_path = any(need.startswith("path:") for need in service.plan.manifest.needs)
-            if waits and needs_path and await service.missing(service.plan) is None:
-                service.poke()
+    await core.needs.follow()

@@ -14,6 +14,7 @@ import msgspec
 
 from sparkd.events import TOPIC, event_type
 from sparkd.interfaces import interface_spec
+from sparkd.needs import parse_need
 from sparkd.registry.faults import BrokenPluginError
 from sparkd.registry.source import FailureKind
 from sparkd.service import EnergyClass, Isolation, Route, Service
@@ -21,7 +22,6 @@ from sparkd.service import EnergyClass, Isolation, Route, Service
 RESERVED = frozenset({"core"})
 """Service names that the daemon itself answers to."""
 VERBS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
-_NEED = re.compile(r"[a-z][a-z-]*:\S.*")
 _METHOD = re.compile(r"([a-z0-9-]+:)?(?P<interface>[a-z][a-z0-9-]*)\.(?P<method>[a-z_][a-z0-9_]*)")
 
 
@@ -84,8 +84,10 @@ def _check_service(service: Service[Any]) -> None:
     for topic in (*service.publishes, *service.reads):
         topic_of(topic, where)
     for need in service.needs:
-        if not isinstance(need, str) or not _NEED.fullmatch(need):
-            raise ValueError(f"{where}: need {need!r}; such as 'service:NAME' or 'path:/dev/NAME' expected")
+        try:
+            parse_need(need)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
 
 def topic_of(topic: type[Any] | str, where: str) -> str:

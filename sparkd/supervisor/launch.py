@@ -25,6 +25,10 @@ class Plan:
     critical: bool = False
     watchdog_s: float = 10.0
     """How long the event loop may leave a ping unanswered; 0 for no watchdog."""
+    needs: tuple[str, ...] = ()
+    """The manifest's, and those that the config adds."""
+    stop_without_needs: bool = False
+    """Whether it is stopped when something it needs goes away while it runs."""
 
     @property
     def name(self) -> str:

@@ -47,7 +47,7 @@ def _set_event() -> anyio.Event:
     return event
 
 
-async def _nothing_missing(_plan: Plan) -> str | None:
+async def _nothing_missing(_plan: Plan) -> End | None:
     return None
 
 
@@ -57,8 +57,8 @@ class Supervised:
 
     plan: Plan
     launcher: Callable[[Plan], Launcher]
-    missing: Callable[[Plan], Awaitable[str | None]] = _nothing_missing
-    """Returns what the service needs and is not there, as a sentence; None if nothing is."""
+    missing: Callable[[Plan], Awaitable[End | None]] = _nothing_missing
+    """Returns what the service needs and is not there; None if nothing is missing."""
     on_change: Callable[[Supervised], None] = lambda _service: None
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     wanted: Wanted = Wanted.RUN
@@ -136,6 +136,11 @@ class Supervised:
         """Start it again, and return once the run under way, if there is one, is over."""
         await self.ask_restart().wait()
 
+    def leave(self) -> None:
+        """Let `keep` end the run under way, and look again at what the service needs."""
+        self._again = True
+        self.poke()
+
     def degrade(self, reason: str, remedy: str) -> None:
         """Take the service's word that it runs with less than it wants."""
         complaint = tidy(End(kind=EndKind.MISSING, reason=reason, remedy=remedy))
@@ -157,7 +162,7 @@ class Supervised:
         if self.wanted is not Wanted.RUN:
             await self._rest(_REST[self.wanted])
         elif (missing := await self.missing(self.plan)) is not None:
-            await self._miss(End(kind=EndKind.MISSING, reason=missing))
+            await self._miss(missing)
         elif (pause_s := await self._run()) is not None:
             with anyio.move_on_after(pause_s):
                 await self._poked.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -52,17 +51,6 @@ def test_the_summary_counts_and_names() -> None:
     states = {"a": State.RUNNING, "c": State.BROKEN, "b": State.RUNNING}
     assert report.summary(states, {"d": State.WAITING}) == "2 of 4 services run; c broken, d waiting"
     assert report.summary({}, {}) == "0 of 0 services run"
-
-
-def test_needs(tmp_path: Path) -> None:
-    assert report.missing_service("service:a", {"a"}) is None
-    assert report.missing_service("path:/nowhere", set()) is None
-    assert report.missing_service("service:b", {"a"}) == "needs the service 'b', which does not run"
-    assert report.missing_path(str(tmp_path)) is None
-    assert report.missing_path(str(tmp_path / "x")) == f"needs {tmp_path / 'x'}, which is not there"
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for odd in (str(tmp_path / "loop"), "nul\0", "/" + "x" * 5000):
-        assert "cannot be looked at" in (report.missing_path(odd) or "")
 
 
 def test_memory_and_groups() -> None:

@@ -112,8 +112,8 @@ async def test_what_is_missing_is_waited_for() -> None:
     watched = service(script)
     there = False
 
-    async def missing(_plan: Plan) -> str | None:
-        return None if there else "needs service:x"
+    async def missing(_plan: Plan) -> End | None:
+        return None if there else End(kind=EndKind.MISSING, reason="needs service:x")
 
     watched.missing = missing
     async with Supervisor().open() as supervisor:

@@ -160,7 +160,7 @@ async def test_a_keeper_survives_its_own_mistakes() -> None:
     other = service(script)
     other.plan = Plan(**{**plan_fields(other.plan), "manifest": Manifest(plugin="q", name="q")})
 
-    async def missing(_plan: Plan) -> str | None:
+    async def missing(_plan: Plan) -> End | None:
         raise PermissionError("closed")
 
     watched.missing = missing
