@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types install uninstall deb soak bench clean help
+.PHONY: demo test lint types install uninstall deb soak fuzz bench clean help
 .DEFAULT_GOAL := help
 
 help: ## List what can be made.
@@ -46,6 +46,14 @@ deb: $(VENV)/.run ## Build a Debian package into dist/. ARCH=arm64, RELEASE=trix
 
 soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog. Results go to benchmarks/results/.
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
+
+fuzz: $(VENV)/.dev ## Fuzz all that takes bytes from others, FUZZ_SECONDS=360 each: an hour. Finds go to fuzz-found/.
+	@for target in $$($(BIN)/python -c 'from tests.fuzz.fuzz_targets import TARGETS; print(*TARGETS)'); do \
+	  echo "== $$target"; \
+	  $(BIN)/python -m tests.fuzz.fuzz_run $$target --seconds $(or $(FUZZ_SECONDS),360) --work fuzz-found/$$target \
+	    2>fuzz-found.log || { tail -40 fuzz-found.log; exit 1; }; \
+	  grep number_of_executed_units fuzz-found.log; \
+	done
 
 bench: $(VENV)/.dev ## Measure what design promises, each beside its baseline.
 	@$(BIN)/python benchmarks/run.py

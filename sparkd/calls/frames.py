@@ -19,7 +19,6 @@ whose id it means: true if its sender is the side that answers the call, false i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -137,7 +136,7 @@ def decode(frames: Sequence[bytes]) -> tuple[Head, bytes]:
 
 
 def _check_request(request: Request) -> None:
-    if not (request.deadline_s > 0 or math.isinf(request.deadline_s)) or request.credit < 0:
+    if not request.deadline_s > 0 or request.credit < 0:  # not a number is not more than nothing either
         raise RemoteMessageError(f"request with deadline_s={request.deadline_s}, credit={request.credit}")
     if len(request.method) > MAX_METHOD_CHARS:
         raise RemoteMessageError(f"method name of {len(request.method)} characters; {MAX_METHOD_CHARS} at the most")

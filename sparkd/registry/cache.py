@@ -24,7 +24,7 @@ class ManifestCache:
         """Return the manifests of the content *digest*, or None if they are not known or the file is damaged."""
         try:
             return _decode(self._path(digest).read_bytes()).services
-        except (OSError, msgspec.MsgspecError, ValueError):
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
             return None
 
     def put(self, digest: str, manifests: tuple[Manifest, ...]) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import anyio
 import msgspec
 
+from sparkd.codec import MALFORMED
 from sparkd.registry import faults
 from sparkd.registry.load import load_offer
 from sparkd.registry.manifests import build_manifests
+from sparkd.registry.received import fault_of
 from sparkd.registry.source import Failure, FailureKind, Manifests, PluginSource, ProbeResult
 from sparkd.service import Manifest
 from sparkd.zygote import Child, Exit, Zygote
@@ -89,11 +91,17 @@ def judge(
         return faults.failure_of_hang(limit_s, dump=dump, home=home)
     if not dump:
         try:
-            decoded = _decode_answer(answer)
-        except (msgspec.MsgspecError, RecursionError):  # there is none, or the plugin wrote into its pipe
+            decoded: Manifests | Failure = _decode_answer(answer)
+        except MALFORMED:  # there is none, or the plugin wrote into its pipe
             pass
         else:
-            return decoded.services if isinstance(decoded, Manifests) else decoded
+            if isinstance(decoded, Failure):
+                return decoded
+            fault = fault_of(decoded.services, source.name)
+            if not fault:
+                return decoded.services
+            message = f"it wrote into its process's answer: {fault}"
+            return Failure(kind=FailureKind.INVALID, message=message, file=source.path)
     by_signal = how.signal is not None
     return faults.failure_of_end(str(how), dump=dump, home=home, output=tuple(output), by_signal=by_signal)
 

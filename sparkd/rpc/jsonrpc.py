@@ -100,6 +100,8 @@ _TRACE = re.compile(r"[0-9a-f]{32}")
 
 def parse_line(line: bytes, *, max_batch: int) -> Message | list[Message | Refusal]:
     """Return the message on *line*, or those of a batch. Raises Refusal if the whole line is refused."""
+    if not _is_utf8(line):  # msgspec passes over strings that it need not decode, and parameters go on as they came
+        raise Refusal(PARSE_ERROR, "not JSON: not UTF-8")
     if line.lstrip(b" \t\r")[:1] != b"[":
         return _parse_message(line)
     try:
@@ -209,9 +211,21 @@ def checked(body: bytes) -> bytes:
     """
     try:
         _is_json(body)
+        if not _is_utf8(body):
+            raise ValueError("not UTF-8")
         return body if b"\n" not in body and b"\r" not in body else msgspec.json.format(body, indent=-1)
     except MALFORMED as error:
         raise CallError(CallErrorKind.FAILED, f"the answer is not JSON: {error}", error="protocol") from None
+
+
+def _is_utf8(text: bytes) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _encode(value: Any) -> bytes:

@@ -61,6 +61,7 @@ def test_fields_appended_by_a_newer_peer_are_ignored() -> None:
         [msgpack.packb({"id": 1}), b""],
         [msgpack.packb([1, 1, "a.b", math.nan]), b""],
         [msgpack.packb([1, 1, "a.b", 0.0]), b""],
+        [msgpack.packb([1, 1, "a.b", -math.inf]), b""],
         [msgpack.packb([1, 1, "a.b", -1.0]), b""],
         [msgpack.packb([1, 1, "a." + "b" * 1000, 1.0]), b""],
         [msgpack.packb([1, 1, "a.b", 1.0, 9]), b""],

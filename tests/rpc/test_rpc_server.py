@@ -12,7 +12,9 @@ from typing import Any
 import anyio
 import pytest
 
+from sparkd.errors import CallError
 from sparkd.rpc import Access
+from sparkd.rpc.jsonrpc import checked
 
 pytestmark = pytest.mark.anyio
 pytest_plugins = ("tests.rpc.rpc_node",)
@@ -412,6 +414,15 @@ async def test_discover_describes_every_method(make_node: Any) -> None:
     assert methods["near.reverse"]["result"]["schema"] == {"$ref": "#/components/schemas/Blob"}
     assert "Blob" in described["components"]["schemas"]
     assert "$defs" not in json.dumps(described)
+
+
+async def test_what_is_not_utf8_goes_neither_to_a_handler_nor_to_a_client(make_node: Any) -> None:
+    async with make_node() as node, node.client() as client:
+        client.send(b'{"jsonrpc": "2.0", "id": 1, "method": "near.echo", "params": {"value": 1, "\xff": 2}}')
+        assert (await client.read())["error"]["code"] == PARSE
+    with pytest.raises(CallError, match="not UTF-8"):
+        checked(b'{"a": "\xff"}')
+    assert checked('{"a": "ü"}'.encode()) == '{"a": "ü"}'.encode()
 
 
 async def test_random_bytes_never_end_the_door(make_node: Any) -> None:
