@@ -16,6 +16,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self._stopping = False
+        self._reloading = False
         # Without NOTIFY_SOCKET the library would leave a socket open (0.3.2).
         self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         if self._notifier is not None and self._notifier.socket is not None:
@@ -27,9 +28,14 @@ class Notifier:
             self._notifier.socket.close()
         self._notifier = None
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stopping` was said."""
+        return self._stopping
+
     def ready(self, status: str) -> None:
-        """Say that the daemon is ready, with one line of truth. Once it is stopping, only the line is said."""
-        if self._stopping:
+        """Say that the daemon is ready, with one line of truth. While it reloads or stops, only the line is said."""
+        if self._stopping or self._reloading:
             self.status(status)
             return
         self._say(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
@@ -39,8 +45,16 @@ class Notifier:
         self._say(f"STATUS={_line(status)}")
 
     def reloading(self) -> None:
-        """Say that the config is being read again; `ready` ends it. systemd >= 253 wants the time with it."""
+        """Say that the config is being read again; `reloaded` and then `ready` end it.
+
+        The time makes it good for Type=notify-reload too (systemd >= 253).
+        """
+        self._reloading = True
         self._say(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def reloaded(self) -> None:
+        """End what `reloading` began: the next `ready` says so."""
+        self._reloading = False
 
     def stopping(self) -> None:
         """Say that it is stopping; this is never taken back."""

@@ -77,9 +77,9 @@ def _socket(options: argparse.Namespace) -> Path:
     if options.socket:
         given: Path = options.socket
         return given
-    from sparkd.config import load_places  # noqa: PLC0415 - not needed where the socket is given
+    from sparkd.config import find_socket  # noqa: PLC0415 - not needed where the socket is given
 
-    return load_places(options.config)[1].socket
+    return find_socket(options.config)
 
 
 @contextlib.contextmanager

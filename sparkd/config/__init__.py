@@ -13,7 +13,7 @@ from sparkd.config.access import (
 )
 from sparkd.config.decode import decode_table, nearest
 from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart, take_over
-from sparkd.config.places import Places, load_places, make, node_id, places
+from sparkd.config.places import Places, find_socket, load_places, make, node_id, places
 from sparkd.config.schema import config_schema, secret_keys
 from sparkd.config.show import show
 from sparkd.config.tables import (
@@ -50,6 +50,7 @@ __all__ = [
     "config_schema",
     "decode_table",
     "find_config",
+    "find_socket",
     "group_id",
     "load_config",
     "load_places",

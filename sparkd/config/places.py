@@ -59,6 +59,32 @@ def load_places(given: Path | None) -> tuple[Config, Places]:
     return config, places(config.node, file)
 
 
+def find_socket(given: Path | None) -> Path:
+    """Return the socket of the daemon to speak to: that of the config, else the one of the system's own daemon.
+
+    Raises ConfigError if the config cannot be used and the system has none: a daemon may run on an older config.
+    """
+    system = Path("/run/sparkd/sparkd.sock")
+    try:
+        own = load_places(given)[1].socket
+    except ConfigError:
+        if given is None and _may_be(system):
+            return system
+        raise
+    return own if given is not None or _may_be(own) or not _may_be(system) else system
+
+
+def _may_be(path: Path) -> bool:
+    """Whether *path* is there, for all we can see: a folder that is closed to us is for `connect` to tell of."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def make(found: Places) -> None:
     """Make the folders, closed to others. Raises ConfigError that says which could not be made."""
     for folder in (found.runtime, found.state, found.cache):

@@ -34,7 +34,7 @@ from sparkd.core_interfaces import (
     NodeStatus,
     ServiceStatus,
 )
-from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep
+from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep, watchdog
 from sparkd.daemon.gate import Gate
 from sparkd.daemon.launching import make_needs, make_plugins
 from sparkd.daemon.levels import Levels
@@ -142,6 +142,8 @@ class Core:
                 upkeep.follow_needs,
                 bus_limits.bound_queues,
                 bus_limits.sweep_shared,
+                watchdog.keep_watch,
+                watchdog.extend_start,
             ):
                 await upkeep.start(self, self._tasks, work)
             yield self
@@ -171,7 +173,19 @@ class Core:
     async def reload(self) -> list[str]:
         """Read the config again and apply it; return what changed. Raises ConfigError, and then nothing has changed."""
         async with self._reloading:  # two at once could leave the older one in force
-            return await self._reload()
+            if self.ready:
+                self.notifier.reloading()
+            try:
+                return await self._reload()
+            except ConfigError as error:
+                self.problems["reload"] = f"the config on disk has errors and was not taken over: {error}"
+                raise
+            except Exception as error:
+                self.problems["reload"] = f"the config was read, and could not be applied: {error}"
+                raise
+            finally:
+                self.notifier.reloaded()
+                self.tell_systemd()
 
     async def _reload(self) -> list[str]:
         file = self.config.files[0] if self.config.files else find_config()
@@ -191,19 +205,15 @@ class Core:
         return [f"plugins.{name}" for name in changed] + peers + sorted({*access, *restart})
 
     async def reload_by_signal(self) -> None:
-        """Reload as systemd asks it, saying so; a config with errors is told in the log and in status."""
-        self.notifier.reloading()
+        """Reload as a signal asks it; a config with errors is told in the log and in status."""
         try:
             await self.reload()
         except ConfigError as error:
-            self.problems["reload"] = f"the config on disk has errors and was not taken over: {error}"
             self.log.error(  # noqa: TRY400 - the operator's mistake has no traceback
                 "config not taken over", problems=" | ".join(error.problems)
             )
         except Exception as error:
-            self.problems["reload"] = f"the config was read, and could not be applied: {error}"
             self.log.error("config not applied", exc_info=error)  # noqa: TRY400 - our own log
-        self.tell_systemd()
 
     async def status(self) -> NodeStatus:
         """Return everything about the node."""
@@ -256,7 +266,11 @@ class Core:
     def tell_systemd(self) -> None:
         """Say READY with the line of truth, once ready."""
         if self.ready:
-            self.notifier.ready(self.summary())
+            self.notifier.ready(self.line_of_truth())
+
+    def line_of_truth(self) -> str:
+        """Return what `systemctl status` shows: how many services run, which do not, and what else is wrong."""
+        return report.truth(self.summary(), self._all_problems())
 
     async def settled(self, service: Supervised) -> None:
         """Return when *service* is not on its way anywhere."""

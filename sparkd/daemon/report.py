@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import grp
 import os
+import textwrap
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparkd.core_interfaces import LastFailure, ServiceStatus
@@ -15,6 +16,8 @@ from sparkd.registry import Failure, PluginSource
 from sparkd.states import State
 from sparkd.supervisor import Supervised
 
+MAX_PROBLEM_CHARS = 250
+"""Of the line that systemd shows: it takes 500, and the services come first."""
 _KIB = 1024
 _QUIET = (State.RUNNING, State.STARTING, State.STOPPED, State.DISABLED)
 
@@ -83,6 +86,14 @@ def summary(states: Mapping[str, State], failed: Mapping[str, State]) -> str:
     rest += [f"{name} {state.value}" for name, state in sorted(failed.items())]
     total = len(states) + len(failed)
     return f"{well} of {total} services run" + (f"; {', '.join(rest)}" if rest else "")
+
+
+def truth(services: str, problems: Sequence[str]) -> str:
+    """Return one line of what *services* is a summary of, and of the first of *problems*."""
+    if not problems:
+        return services
+    more = f" (and {len(problems) - 1} more: sparkctl status)" if len(problems) > 1 else ""
+    return f"{services}; {textwrap.shorten(problems[0], MAX_PROBLEM_CHARS, placeholder=' …')}{more}"
 
 
 def memory_of(pid: int | None) -> int | None:

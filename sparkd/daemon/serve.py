@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import signal
 from functools import partial
@@ -21,6 +22,7 @@ from sparkd.zygote import Zygote
 
 def serve(config: Config, places: Places, node_id: str, zygote: Zygote) -> int:
     """Run the core until SIGTERM or SIGINT; return the exit code."""
+    faulthandler.enable()  # who sends SIGABRT, as systemd's watchdog does, gets told where each thread stood
     store = LogStore(places.state / "logs", max_bytes=config.logs.max_bytes)
     logbook = Logbook(lambda line: store.put(Line(at=line.at, service=line.service, level=line.level, text=line.text)))
     logging.getLogger().addHandler(logbook)
