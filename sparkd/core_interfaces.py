@@ -267,6 +267,22 @@ class OutboxApi(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollBack:
+    """A change that was taken back, while it is still what the disk holds."""
+
+    service: str
+    """The critical service that failed by it."""
+    reason: str
+    at: float
+    kept: str
+    """The folder with a copy of what was taken back."""
+    in_force: str
+    """The folder with the version that is in force instead."""
+    difference: str
+    """From the one in force to the one taken back, as a unified diff without secrets."""
+
+
 @interface("config")
 class ConfigApi(Protocol):
     """The configuration in force."""
@@ -279,6 +295,14 @@ class ConfigApi(Protocol):
     @reads
     async def schema(self, *, name: str) -> dict[str, Any]:
         """Return the JSON Schema of a service's config table."""
+        ...
+
+    async def changes(self) -> RollBack | None:
+        """Return the change that was taken back because a critical service failed by it; null if none was."""
+        ...
+
+    async def accept(self) -> None:
+        """Go by what is on disk, whatever comes of it."""
         ...
 
     async def reload(self) -> list[str]:

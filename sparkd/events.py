@@ -148,6 +148,19 @@ class ServiceChanged:
     restarts: int = 0
 
 
+@event("system.health.rollback", privacy=Privacy.LOCAL)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolledBack:
+    """A change of config or drop-ins was taken back, because a critical service failed by it."""
+
+    service: str
+    reason: str
+    version: str
+    """The hash of what is on disk, and out of force."""
+    good: str
+    """The hash of what is in force."""
+
+
 @event("system.health.link", privacy=Privacy.LOCAL, durability=Durability.STATE)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkChanged:

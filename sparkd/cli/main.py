@@ -237,6 +237,11 @@ def _plugin(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     if options.verb == "reload":
         return _show(options, {"changed": _ask(options, "config.reload")}, "changes")
+    if options.verb == "accept":
+        _ask(options, "config.accept")
+        return _show(options, {"accepted": ["what is on disk"]}, "changes")
+    if options.verb == "changes":
+        return _show(options, _ask(options, "config.changes"), "roll_back")
     return _show(options, _ask(options, "config.show"), "config")
 
 

@@ -113,6 +113,8 @@ def _steering(commands: Subparsers) -> None:
     verbs = Subparsers(config, dest="verb", metavar="VERB")
     verbs.add_parser("show", help="print it, secrets hidden")
     verbs.add_parser("reload", help="read it again and apply it")
+    verbs.add_parser("changes", help="the change that was taken back because a critical service failed by it")
+    verbs.add_parser("accept", help="go by what is on disk, whatever comes of it")
 
 
 def _offline(commands: Subparsers) -> None:

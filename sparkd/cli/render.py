@@ -264,6 +264,19 @@ def event(item: Mapping[str, Any]) -> Text:
     return text
 
 
+def roll_back(answer: Mapping[str, Any] | None) -> Text:
+    """Return what was taken back, and how it differs from what is in force."""
+    if answer is None:
+        return Text("nothing was taken back: what is on disk is in force")
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(answer["at"]))
+    text = Text(f"taken back at {when}: {safe(answer['service'])} failed by it: {safe(answer['reason'])}\n")
+    text.append(f"kept in {answer['kept']}\nin force: {answer['in_force']}\n\n", style="dim")
+    for line in answer["difference"].splitlines():
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        text.append(safe(line) + "\n", style=style)
+    return text
+
+
 def levels(answer: Mapping[str, str]) -> Table:
     """Return how much is logged of the core and of each service."""
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -208,6 +208,9 @@ class PluginTable:
     isolation: Isolation | None = None
     energy: EnergyClass | None = None
     critical: bool = False
+    """Whether a change of config or drop-ins that makes it fail is taken back."""
+    health_window_s: float = 60.0
+    """How long it must run after a change, if it is critical, until the change is known to be good."""
     start_limit_s: float | None = None
     watchdog_s: float = 10.0
     """How long its event loop may leave a ping unanswered before it is restarted; 0 for ever."""
@@ -232,6 +235,7 @@ class PluginTable:
         for need in self.needs:
             parse_need(need)
         check_range("watchdog_s", self.watchdog_s, 0, 3600)
+        check_range("health_window_s", self.health_window_s, 1, 86_400)
         check_range("memory_max_bytes", self.memory_max_bytes, 0, 1 << 50)
         check_flood("publish", self.publish_messages_per_s, self.publish_bytes_per_s)
 

@@ -20,6 +20,7 @@ from sparkd.core_interfaces import (
     NodeStatus,
     OutboxStatus,
     PluginStatus,
+    RollBack,
     ServiceStatus,
 )
 from sparkd.daemon import toggles
@@ -246,6 +247,17 @@ class ConfigAnswers:
             message = f"there is no service {name!r}; {nearest(name, manifests)}"
             raise CallError(CallErrorKind.INVALID_PARAMS, message, field="name")
         return manifests[name].config_schema
+
+    async def changes(self) -> RollBack | None:
+        """Return the change that was taken back, if one was."""
+        return await self._core.last_good.told()
+
+    async def accept(self) -> None:
+        """Go by what is on disk."""
+        try:
+            await self._core.last_good.accept()
+        except (ConfigError, OSError) as error:
+            raise CallError(CallErrorKind.FAILED, str(error), error=type(error).__name__) from None
 
     async def reload(self) -> list[str]:
         """Read the config again and apply it."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -36,6 +37,7 @@ from sparkd.core_interfaces import (
 )
 from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep, watchdog
 from sparkd.daemon.gate import Gate
+from sparkd.daemon.last_good import LastGood, Shelf
 from sparkd.daemon.launching import make_needs, make_plugins
 from sparkd.daemon.levels import Levels
 from sparkd.daemon.linking import make_link
@@ -78,6 +80,7 @@ class Core:
     notifier: Notifier
     log_store: LogStore
     levels: Levels
+    shelf: Shelf
     started: float = field(default_factory=time.monotonic)
     ready: bool = False
     retained: Retained = field(default_factory=Retained)
@@ -97,6 +100,7 @@ class Core:
     gate: Gate = field(init=False)
     plugins: Plugins = field(init=False)
     needs: Needs = field(init=False)
+    last_good: LastGood = field(init=False)
     rpc_counts: RpcCounts = field(init=False)
     _tasks: TaskGroup = field(init=False)
     _changed: anyio.Event = field(default_factory=anyio.Event)
@@ -126,6 +130,7 @@ class Core:
             self.gate = Gate(self)
             self.router = doors.make_router(self, self._tasks)
             self.needs = make_needs(self)
+            self.last_good = LastGood(self, self.shelf)
             self.plugins = make_plugins(self)
             self.link = make_link(self)  # before anybody can ask about it
             await stack.enter_async_context(open_to_hosts(self.router, places.runtime / "calls"))
@@ -140,6 +145,7 @@ class Core:
                 upkeep.follow_drop_ins,
                 upkeep.retry_failed,
                 upkeep.follow_needs,
+                upkeep.watch_changes,
                 bus_limits.bound_queues,
                 bus_limits.sweep_shared,
                 watchdog.keep_watch,
@@ -151,6 +157,7 @@ class Core:
     async def start_services(self) -> None:
         """Read the plugins and return once each service has had its first attempt."""
         try:
+            await anyio.to_thread.run_sync(self._config_in_force)
             await self.sync()
         except Exception as error:
             self.log.error("plugins cannot be read", exc_info=error)  # noqa: TRY400 - our own log
@@ -188,7 +195,7 @@ class Core:
                 self.tell_systemd()
 
     async def _reload(self) -> list[str]:
-        file = self.config.files[0] if self.config.files else find_config()
+        file = await anyio.to_thread.run_sync(self._config_in_force)
         fresh = await anyio.to_thread.run_sync(load_config, file)
         restart = needs_restart(self.config, fresh)
         changed = sorted(changed_plugins(self.config, fresh))
@@ -203,6 +210,14 @@ class Core:
         await self.plugins.sync(self.config)
         self.log.info("config read again", changed=",".join(changed) or "nothing", restart=",".join(restart) or "no")
         return [f"plugins.{name}" for name in changed] + peers + sorted({*access, *restart})
+
+    def _config_in_force(self) -> Path | None:
+        """Return the config file to go by, and let drop-ins be read from where it wants. Blocks."""
+        shelf = self.shelf
+        shelf.main = shelf.main or find_config()
+        version = shelf.on_disk()
+        self.plugins.registry.instead = shelf.instead(version)
+        return shelf.in_force(version)
 
     async def reload_by_signal(self) -> None:
         """Reload as a signal asks it; a config with errors is told in the log and in status."""
@@ -314,6 +329,7 @@ class Core:
 
     def on_synced(self) -> None:
         """Wake who waits for `synced`."""
+        self.last_good.on_synced()
         self.synced.set()
         self.synced = anyio.Event()
 
@@ -333,6 +349,7 @@ class Core:
         self._changed.set()
         self._changed = anyio.Event()
         self._tasks.start_soon(self._reconsider_needs, service)
+        self.last_good.on_service_change(service)
         self.tell_systemd()
         change = ServiceChanged(
             service=service.name, state=service.state.value, reason=end.reason, restarts=service.restarts

@@ -36,6 +36,7 @@ def make_plugins(core: Core) -> Plugins:
         registry=Registry(core.zygote, folders=core.places.plugins, cache=cache),
         supervisor=core.supervisor,
         supervise=supervise,
+        on_syncing=core.last_good.on_syncing,
         on_synced=core.on_synced,
     )
 

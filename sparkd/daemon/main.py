@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparkd.child import SERVICE, service_main
-from sparkd.config import load_places, make, node_id
+from sparkd.config import Config, find_config, load_config, load_places, make, node_id
 from sparkd.daemon.exits import EX_CONFIG
+from sparkd.daemon.last_good.shelf import Shelf
 from sparkd.daemon.rehearsal import rehearse
 from sparkd.daemon.version import VERSION
 from sparkd.errors import ConfigError
@@ -44,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(config_file: Path | None) -> int:
     config, places = load_places(config_file)
+    shelf = Shelf(places.state / "last-known-good", find_config(config_file), places.plugins)
+    config = _in_force(shelf, config)
     configure(config.node.log_level)
     make(places)
     lock = _lock(places.runtime / "core.pid")
@@ -54,9 +57,18 @@ def _run(config_file: Path | None) -> int:
         # Not sooner: what is imported by the fork, every child carries.
         from sparkd.daemon.serve import serve  # noqa: PLC0415 - see above
 
-        return serve(config, places, identity, zygote)
+        return serve(config, places, identity, zygote, shelf)
     finally:
         os.close(lock)
+
+
+def _in_force(shelf: Shelf, config: Config) -> Config:
+    """Return the config to go by: *config*, as it is on disk, unless that was taken back."""
+    try:
+        file = shelf.in_force(shelf.on_disk())
+    except OSError:  # a file that went away just now; what was read is as good
+        return config
+    return config if file == shelf.main else load_config(file)
 
 
 def _lock(path: Path) -> int:

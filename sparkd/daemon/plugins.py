@@ -33,6 +33,7 @@ class Plugins:
     supervisor: Supervisor
     supervise: Callable[[Plan], Supervised]
     """Makes the supervised service of a plan."""
+    on_syncing: Callable[[], None] = lambda: None
     on_synced: Callable[[], None] = lambda: None
     results: tuple[ProbeResult, ...] = ()
     synced: bool = False
@@ -45,6 +46,7 @@ class Plugins:
     async def sync(self, config: Config | None = None) -> dict[str, list[str]]:
         """Bring the services in line; return what was `added`, `changed` and `removed`, by service name."""
         async with self._syncing:
+            self.on_syncing()
             if config is not None:
                 self.config = config
             present: dict[str, PluginSource] = {}

@@ -12,6 +12,7 @@ import anyio
 from sparkd.config import Config, Places
 from sparkd.daemon.core import Core
 from sparkd.daemon.exits import EX_FAILED, EX_TEMPFAIL
+from sparkd.daemon.last_good import Shelf
 from sparkd.daemon.levels import Levels
 from sparkd.daemon.logbook import Logbook
 from sparkd.log import StructuredLog
@@ -20,7 +21,7 @@ from sparkd.systemd import Notifier
 from sparkd.zygote import Zygote
 
 
-def serve(config: Config, places: Places, node_id: str, zygote: Zygote) -> int:
+def serve(config: Config, places: Places, node_id: str, zygote: Zygote, shelf: Shelf) -> int:
     """Run the core until SIGTERM or SIGINT; return the exit code."""
     faulthandler.enable()  # who sends SIGABRT, as systemd's watchdog does, gets told where each thread stood
     store = LogStore(places.state / "logs", max_bytes=config.logs.max_bytes)
@@ -37,6 +38,7 @@ def serve(config: Config, places: Places, node_id: str, zygote: Zygote) -> int:
         notifier=Notifier(),
         log_store=store,
         levels=Levels(config.node.log_level),
+        shelf=shelf,
     )
     store.on_problem = partial(_on_log_problem, core)
     try:

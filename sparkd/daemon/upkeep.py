@@ -112,3 +112,9 @@ async def follow_needs(core: Core, begun: Callable[[], None]) -> None:
     """Let services look again when what they need may have come or gone."""
     begun()
     await core.needs.follow()
+
+
+async def watch_changes(core: Core, begun: Callable[[], None]) -> None:
+    """Take a change back that makes a critical service fail."""
+    begun()
+    await core.last_good.watch()

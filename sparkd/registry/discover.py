@@ -8,7 +8,7 @@ import os
 import platform
 import stat
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import ModuleSpec
@@ -32,17 +32,24 @@ class Discovery:
     refused: tuple[ProbeResult, ...]
 
 
-def discover(folders: Sequence[Path], *, group: str | None = GROUP, owners: Collection[int] | None = None) -> Discovery:
+def discover(
+    folders: Sequence[Path],
+    *,
+    group: str | None = GROUP,
+    owners: Collection[int] | None = None,
+    instead: Mapping[Path, Path | None] | None = None,
+) -> Discovery:
     """Return what is installed under the entry-point *group* (None for none), and dropped into *folders*.
 
-    A drop-in must belong to one of *owners* (default: root and this process's user). Blocks: it reads every file.
+    A drop-in must belong to one of *owners* (default: root and this process's user). One that *instead* names is read
+    from the place it gives, or, for None, taken as not there. Blocks: it reads every file.
     """
     owners = {0, os.geteuid()} if owners is None else owners
     sources: list[PluginSource] = []
     refused: list[ProbeResult] = []
     found = [
         *(_installed(group) if group else ()),
-        *(found for folder in folders for found in _dropped(folder, owners)),
+        *(found for folder in folders for found in _dropped(folder, owners, instead or {})),
     ]
     for source, problem in found:
         if problem is None:
@@ -104,8 +111,13 @@ def distrust(facts: os.stat_result, owners: Collection[int]) -> str:
     return ""
 
 
-def _dropped(folder: Path, owners: Collection[int]) -> Iterator[tuple[PluginSource, Failure | None]]:
-    for path in candidates(folder):
+def _dropped(
+    folder: Path, owners: Collection[int], instead: Mapping[Path, Path | None]
+) -> Iterator[tuple[PluginSource, Failure | None]]:
+    there = candidates(folder)
+    places = {path: instead.get(path, path) for path in there}
+    places |= {place: copy for place, copy in instead.items() if place.parent == folder and place not in places}
+    for path in filter(None, places.values()):
         name = (path.name if path.is_dir() else path.stem).replace("_", "-")
         source = PluginSource(name=name, kind=SourceKind.DROP_IN, path=str(path))
         try:

@@ -8,7 +8,7 @@ pays to read again. How a slow probe ended is remembered by content, so that it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -62,6 +62,8 @@ class Registry:
         self._folders = tuple(folders)
         self._cache = cache
         self._group = group
+        self.instead: Mapping[Path, Path | None] = {}
+        """Drop-ins that are read from another place than their own; None for not at all."""
         self._limit_s = limit_s
         self._memory_bytes = memory_bytes
         self._limiter = anyio.CapacityLimiter(PROBES_AT_ONCE)
@@ -106,7 +108,7 @@ class Registry:
         return tuple(sorted(results, key=lambda result: result.source.key[1:]))
 
     def _look(self, wanted: Callable[[PluginSource], bool]) -> tuple[Discovery, dict[str, tuple[Manifest, ...]]]:
-        found = discover(self._folders, group=self._group)
+        found = discover(self._folders, group=self._group, instead=self.instead)
         present = {source.hash for source in found.sources}
         self._cache.prune(present)
         known = {source.hash: self._cache.get(source.hash) for source in found.sources if wanted(source)}

@@ -49,6 +49,8 @@ LINES: dict[str, dict[str, object]] = {
     "doctor --all": {"command": "doctor", "all": True},
     "support-bundle x.tar.gz": {"command": "support-bundle", "file": "x.tar.gz"},
     "init --role cloud -y": {"command": "init", "role": "cloud", "yes": True},
+    "config changes": {"command": "config", "verb": "changes"},
+    "config accept": {"command": "config", "verb": "accept"},
     "completion bash": {"command": "completion", "shell": "bash"},
 }
 
