@@ -27,10 +27,12 @@ from sparkd.config.tables import (
     PluginTable,
     RpcConfig,
 )
+from sparkd.config.unit_table import SPEC_CREDENTIAL, UnitTable
 from sparkd.config.write import table_text, write_drop_in
 from sparkd.secret import Secret
 
 __all__ = [
+    "SPEC_CREDENTIAL",
     "WITH_TOPICS",
     "AccessConfig",
     "AccessRule",
@@ -46,6 +48,7 @@ __all__ = [
     "PluginTable",
     "RpcConfig",
     "Secret",
+    "UnitTable",
     "changed_plugins",
     "config_schema",
     "decode_table",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sparkd.config.access import AccessConfig
+from sparkd.config.unit_table import UnitTable
 from sparkd.events import TOPIC
 from sparkd.needs import parse_need
 from sparkd.service import NAME, EnergyClass, Isolation
@@ -69,6 +70,8 @@ class NodeConfig:
     metrics_listen: str = "127.0.0.1:9464"
     """host:port for Prometheus; empty for none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    priv_socket: Path = Path("/run/sparkd-priv/priv.sock")
+    """Where sparkd-priv listens, which starts services of the isolation `unit`."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -223,6 +226,8 @@ class PluginTable:
     publish_messages_per_s: float | None = None
     """What each of its services may publish, instead of what `[bus] flood_messages_per_s` says."""
     publish_bytes_per_s: float | None = None
+    unit: UnitTable = field(default_factory=UnitTable)
+    """What it gets if its isolation is `unit`."""
     table: dict[str, Any] = field(default_factory=dict)
     origin: str = field(default="", compare=False)
     """The files the table comes from, for messages."""
