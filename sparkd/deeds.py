@@ -143,9 +143,10 @@ def verb_of(deed: Deed) -> str:
 def decode_deed(content: bytes) -> Deed:
     """Return the deed asked for. Raises RemoteMessageError that says what is wrong, never what was in it."""
     try:
-        return _decode_deed(content)
+        deed: Deed = _decode_deed(content)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise RemoteMessageError(str(error)[:300]) from None
+    return deed
 
 
 def frame(message: Deed | Reply) -> bytes:
@@ -182,4 +183,5 @@ async def _exchange(path: Path, deed: Deed) -> Reply:
         (size,) = LENGTH.unpack(await got.receive_exactly(LENGTH.size))
         if size > MAX_REPLY_BYTES:
             raise msgspec.ValidationError(f"a reply of {size} bytes")
-        return _decode_reply(await got.receive_exactly(size))
+        reply: Reply = _decode_reply(await got.receive_exactly(size))
+        return reply

@@ -30,6 +30,7 @@ from sparkd.bus import BusClient, BusLimits, Sharing
 from sparkd.bus.figures import BusFigures
 from sparkd.calls import Handlers, Payloads, Terms, request_plain, requester, stub
 from sparkd.calls.current import calling
+from sparkd.calls.frames import MAX_DEADLINE_S
 from sparkd.calls.hosts import connect_to_core
 from sparkd.calls.stub import Requester
 from sparkd.codec import Message, decode_message
@@ -39,14 +40,17 @@ from sparkd.events import event_type
 from sparkd.interfaces import interface_name
 from sparkd.log import LEVELS, OncePer, StructuredLog
 from sparkd.metrics import snapshot
-from sparkd.outbox import DiskOutbox, Limits, open_outbox
+from sparkd.outbox import Limits, RemoteOutbox, open_outbox
+from sparkd.outbox_interface import OutboxHostApi
 from sparkd.privacy import Privacy
-from sparkd.service import OutboxWriter, Record, Service
+from sparkd.service import Outbox, OutboxWriter, Record, Service
 
 C = TypeVar("C")
 I = TypeVar("I")  # noqa: E741 - I for interface
 
 CORE_DEADLINE_S = 10.0
+OUTBOX_DEADLINE_S = 30.0
+"""For an append through the core: a slow disk may hold one up for seconds."""
 EVENTS_STREAM = "events"
 """The outbox stream that a service's durable events go to."""
 
@@ -60,6 +64,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     state: str
     token: str
+    state_dir: str = ""
+    """The service's own folder, if it is not beneath `state`."""
+    remote_outbox: bool = False
+    """Whether the outbox is the core's to write: a service of another user cannot."""
     bus: BusLimits = BusLimits()
     outbox: dict[str, float] = {}
     """The table `[outbox]`'s limits."""
@@ -82,7 +90,7 @@ class HostContext(Generic[C]):
     config: C
     place: Place
     bus: BusClient
-    outbox: DiskOutbox
+    outbox: Outbox
     log: StructuredLog
     metrics: CollectorRegistry
     handlers: Handlers
@@ -103,6 +111,8 @@ class HostContext(Generic[C]):
     @cached_property
     def state_dir(self) -> Path:
         """A folder of this service's own that lasts."""
+        if self.place.state_dir:
+            return Path(self.place.state_dir)
         folder = Path(self.place.state) / "plugins" / self.service.name
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         return folder
@@ -160,7 +170,7 @@ async def _told(say: Callable[[], Any]) -> None:
 class EventStore:
     """Puts durable events into the service's stream; it is opened when the first one comes."""
 
-    def __init__(self, outbox: DiskOutbox, stack: AsyncExitStack) -> None:
+    def __init__(self, outbox: Outbox, stack: AsyncExitStack) -> None:
         """Write to *outbox*; *stack* closes the stream."""
         self._outbox, self._stack = outbox, stack
         self._opening = anyio.Lock()
@@ -240,8 +250,7 @@ async def run_host(service: Service[C], config: C, place: Place) -> bool:
         call_any = payloads.calling(requester(endpoint))
         core = stub(SupervisorApi, call_any, Terms(deadline_s=CORE_DEADLINE_S))
         await core.hello(service=service.name, token=place.token)
-        root = Path(place.state) / "outbox"
-        outbox = open_outbox(root, node_id=place.node_id, service=service.name, limits=place.limits())
+        outbox = _outbox(service, place, call_any)
         streams = await stack.enter_async_context(AsyncExitStack())
         bus = await stack.enter_async_context(_bus(service, place, core, EventStore(outbox, streams), sharing).open())
         context = HostContext(
@@ -267,6 +276,15 @@ async def run_host(service: Service[C], config: C, place: Place) -> bool:
                 answering.cancel_scope.cancel()
         tasks.cancel_scope.cancel()
     return stopped
+
+
+def _outbox(service: Service[Any], place: Place, call_any: Requester) -> Outbox:
+    if not place.remote_outbox:
+        root = Path(place.state) / "outbox"
+        return open_outbox(root, node_id=place.node_id, service=service.name, limits=place.limits())
+    quick = stub(OutboxHostApi, call_any, Terms(service="core", deadline_s=OUTBOX_DEADLINE_S))
+    patient = stub(OutboxHostApi, call_any, Terms(service="core", deadline_s=MAX_DEADLINE_S))
+    return RemoteOutbox(place.node_id, quick, patient)
 
 
 def _registry(bus: BusClient) -> CollectorRegistry:

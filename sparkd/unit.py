@@ -118,12 +118,13 @@ def _find_core(folders: list[str], version: str) -> None:
         kind = f"{sys.implementation.cache_tag} ({sys.executable})"
         remedy = f"{sys.executable} -m venv --system-site-packages DIR, install sparkd there, set python to its python"
         raise ImportError(f"the daemon's packages are not for {kind}: {error}; try: {remedy}") from None
-    found = _version()
+    found = installed_version()
     if version != found:
         raise ImportError(f"{sys.executable} has sparkd {found}, the daemon is {version}: install the same there")
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of sparkd that this interpreter has."""
     try:
         return importlib.metadata.version("sparkd")
     except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed

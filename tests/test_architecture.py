@@ -22,10 +22,10 @@ LAYERS = (
         "core_interfaces",
         "needs",
     }
-    | {"arrays", "reference"},
-    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "shm"},
-    {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor"},
-    {"daemon", "cli", "doctor", "testing", "demo"},
+    | {"arrays", "reference", "outbox_interface"},
+    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "shm", "deeds"},
+    {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor", "unit"},
+    {"daemon", "cli", "doctor", "testing", "demo", "priv"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONE_FILE = {

@@ -25,6 +25,8 @@ class LocalPeers:
 
     uids: dict[str, frozenset[int]]
     gids: dict[str, frozenset[int]] = field(default_factory=dict)
+    processes: set[tuple[int, int]] = field(default_factory=set)
+    """(uid, pid) of service hosts that run as another user: let in once they have proved which service they are."""
     refused: int = 0
     on_refused: Callable[[str, str], None] = lambda _domain, _address: None
 
@@ -33,6 +35,7 @@ class LocalPeers:
         try:
             _, uid, gid, pid = address.split(":")
             known = int(uid) in {0, os.getuid()} | self.uids.get(domain, frozenset())
+            known = known or (int(uid), int(pid)) in self.processes
             groups = self.gids.get(domain, frozenset())
             admitted = known or (bool(groups) and (int(gid) in groups or not groups.isdisjoint(_groups(int(pid)))))
         except ValueError:

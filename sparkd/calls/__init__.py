@@ -5,11 +5,12 @@ from __future__ import annotations
 from sparkd.calls.address import Address, parse_address
 from sparkd.calls.current import current_call
 from sparkd.calls.endpoint import Channel, Endpoint
+from sparkd.calls.guests import Guests
 from sparkd.calls.handlers import Handlers
 from sparkd.calls.hosts import connect_to_core, open_to_hosts
 from sparkd.calls.incoming import IncomingCall
 from sparkd.calls.outgoing import Call, ItemStream, OutgoingCall, Result
-from sparkd.calls.payloads import Payloads
+from sparkd.calls.payloads import Payloads, whole
 from sparkd.calls.router import CallRouter
 from sparkd.calls.rules import Rules
 from sparkd.calls.stub import Terms, request_plain, requester, stub
@@ -20,6 +21,7 @@ __all__ = [
     "CallRouter",
     "Channel",
     "Endpoint",
+    "Guests",
     "Handlers",
     "IncomingCall",
     "ItemStream",
@@ -35,4 +37,5 @@ __all__ = [
     "request_plain",
     "requester",
     "stub",
+    "whole",
 ]

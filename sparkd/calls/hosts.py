@@ -22,18 +22,19 @@ from typing import cast
 from anyio.abc import TaskGroup
 
 from sparkd.calls.endpoint import MAX_FRAME_BYTES, Endpoint
+from sparkd.calls.guests import MAX_HELLO_BYTES, Guest, Guests, peer_of
 from sparkd.calls.handlers import Handlers
 from sparkd.calls.incoming import IncomingCall
 from sparkd.calls.payloads import Payloads
 from sparkd.calls.router import CallRouter
 from sparkd.errors import CallError, CallErrorKind
+from sparkd.reference import is_reference
 
 MAX_CONNECTIONS = 256
 """Of hosts. A node has tens of services; a host that reconnects for ever is not one of them."""
 MAX_UNREAD_BYTES = 8 << 20
 """What waits for a peer that does not read, before it is told to the sender: two of the largest messages."""
 _LENGTHS = struct.Struct("<II")
-_CREDENTIALS = struct.Struct("iII")
 
 
 class Wire(asyncio.Protocol):
@@ -43,6 +44,8 @@ class Wire(asyncio.Protocol):
         """Get the endpoint from *made*, which may refuse, once connected; tell *lost* when the peer is gone."""
         self._made = made
         self._lost = lost
+        self.guest: Guest | None = None
+        """What is known of a peer of another user; None for our own."""
         self._endpoint: Endpoint | None = None
         self._chunks: list[bytes] = []
         self._arrived = 0
@@ -57,6 +60,8 @@ class Wire(asyncio.Protocol):
         if transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             raise CallError(CallErrorKind.UNAVAILABLE, "peer does not read", remedy="see what keeps it busy")
         head, body = frames
+        if self.guest is not None:
+            body = self.guest.whole(body)
         transport.write(b"".join((_LENGTHS.pack(len(head), len(body)), head, body)))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,7 +91,7 @@ class Wire(asyncio.Protocol):
         at, end = 0, len(arrived)
         while end - at >= _LENGTHS.size:
             head, body = _LENGTHS.unpack_from(arrived, at)
-            if max(head, body) > MAX_FRAME_BYTES:  # not a peer of ours: there is no next message to find
+            if max(head, body) > self._most():  # not a peer of ours: there is no next message to find
                 endpoint.counts.malformed += 1
                 self.transport.abort()
                 return end
@@ -94,26 +99,50 @@ class Wire(asyncio.Protocol):
             if second + body > end:
                 self._needed = second + body - at
                 return at
-            endpoint.feed((arrived[first:second], arrived[second : second + body]))
+            frames = (arrived[first:second], arrived[second : second + body])
+            if self.guest is not None and is_reference(frames[1]):  # to memory that is not its own
+                endpoint.counts.malformed += 1
+                self.transport.abort()
+                return end
+            endpoint.feed(frames)
             at = second + body
+            if self.guest is not None and not self.guest.known:  # its first word was no hello that is believed
+                self.transport.close()
+                return end
         self._needed = _LENGTHS.size
         return at
 
+    def _most(self) -> int:
+        return MAX_HELLO_BYTES if self.guest is not None and not self.guest.known else MAX_FRAME_BYTES
+
 
 @asynccontextmanager
-async def open_to_hosts(router: CallRouter, path: Path) -> AsyncIterator[None]:
-    """Let service hosts connect to *router* at *path*, only those of this user or root; close them at the end."""
+async def open_to_hosts(router: CallRouter, path: Path, guests: Guests | None = None) -> AsyncIterator[None]:
+    """Let service hosts connect to *router* at *path*; close them at the end.
+
+    Those of this user or root, and of other users the *guests* that are expected.
+    """
     wires: set[Wire] = set()
+    guests = guests or Guests()
 
     def made(wire: Wire) -> Endpoint | None:
-        if len(wires) >= MAX_CONNECTIONS or not _may_connect(wire.transport):
+        peer = peer_of(wire.transport)
+        if peer is None or len(wires) >= MAX_CONNECTIONS:
             return None
+        if peer.uid not in {0, os.getuid()}:
+            wire.guest = guests.admit(peer, wire.transport.abort)
+            if wire.guest is None:
+                return None
         wires.add(wire)
-        return router.attach("a new host", wire, kind="service")
+        endpoint = router.attach("a new host", wire, kind="service")
+        if wire.guest is not None:
+            guests.attach(endpoint, wire.guest)
+        return endpoint
 
     def new() -> Wire:
         def lost(endpoint: Endpoint) -> None:
             wires.discard(wire)
+            guests.leave(endpoint)
             router.detach(endpoint)
 
         wire = Wire(made, lost)
@@ -183,12 +212,3 @@ def _listen(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _may_connect(transport: asyncio.Transport) -> bool:
-    connection = transport.get_extra_info("socket")
-    try:
-        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    except OSError:
-        return False
-    return _CREDENTIALS.unpack(packed)[1] in {0, os.getuid()}

@@ -224,6 +224,7 @@ class CallRouter:
         if peer.name or not self._rules.verify(hello.service, hello.token):
             message = f"this host is not {hello.service!r}"
             raise CallError(CallErrorKind.DENIED, message, rule="each host has a token of its own, given at its start")
+        self._rules.check_host(peer.endpoint, hello.service)
         self.drop(hello.service, "replaced by a newer process")
         peer.name = peer.endpoint.name = hello.service
         self._services[peer.name] = peer

@@ -41,11 +41,13 @@ class Rules:
     """Whether a node stands at the same site."""
     via: Callable[[str], str | None] = lambda _node: None
     """The connected node through which one that is not connected may be reached."""
+    check_host: Callable[[object, str], None] = lambda _endpoint, _service: None
+    """Told of a host whose token was right, with the service it is then; raises CallError if it may not be that."""
     on_bound: Callable[[str, tuple[str, ...]], None] = lambda _service, _interfaces: None
     """Told when a service serves other interfaces than before."""
 
 
-RESERVED = {"host": "core", "supervisor": "service"}
+RESERVED = {"host": "core", "supervisor": "service", "outbox-host": "service"}
 """Interfaces between the core and its hosts, and the only kind of origin that may call each."""
 
 

@@ -57,10 +57,13 @@ class UnitTable:
             _check("devices", device, _DEVICE, "'/dev/NAME', 'char-NAME' or 'block-NAME', with 'rw' or such behind it,")
         for credential in self.credentials:
             _check("credentials", credential, _CREDENTIAL, "'NAME' or 'NAME:/path'")
-            if credential.partition(":")[0] == SPEC_CREDENTIAL:
-                raise ValueError(f"credentials: the name {SPEC_CREDENTIAL!r} is taken")
+        if SPEC_CREDENTIAL in {credential.partition(":")[0] for credential in self.credentials}:
+            raise ValueError(f"credentials: the name {SPEC_CREDENTIAL!r} is taken")
         for path in self.read_write_paths:
             _check("read_write_paths", str(path), _PATH, "absolute paths")
+        self._check_limits()
+
+    def _check_limits(self) -> None:
         if self.memory_max_bytes and not 16 << 20 <= self.memory_max_bytes <= 1 << 50:
             raise ValueError(f"memory_max_bytes: 0, or 16777216 and more expected, got {self.memory_max_bytes}")
         if self.cpu_max_percent and not 1 <= self.cpu_max_percent <= 100_000:  # noqa: PLR2004 - a thousand cores

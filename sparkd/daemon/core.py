@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from sparkd.bus import Broker, BusClient, QueueWatch, Retained
-from sparkd.calls import CallRouter, Terms, open_to_hosts, stub
+from sparkd.calls import CallRouter, Guests, Terms, open_to_hosts, stub
 from sparkd.config import (
     Config,
     Places,
@@ -44,6 +44,7 @@ from sparkd.daemon.linking import make_link
 from sparkd.daemon.logbook import Logbook
 from sparkd.daemon.needs import Needs
 from sparkd.daemon.plugins import Plugins, failed_state
+from sparkd.daemon.unit_outbox import UnitOutbox
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, ConfigError
 from sparkd.events import ServiceChanged
@@ -85,6 +86,8 @@ class Core:
     ready: bool = False
     retained: Retained = field(default_factory=Retained)
     entrance: Entrance = field(default_factory=Entrance)
+    guests: Guests = field(init=False)
+    unit_outbox: UnitOutbox = field(default_factory=UnitOutbox)
     supervisor: Supervisor = field(default_factory=Supervisor)
     problems: dict[str, str] = field(default_factory=dict)
     """What is wrong and is not a service's or a link's, by what it is about."""
@@ -120,8 +123,9 @@ class Core:
                 places.runtime,
                 high_water=config.bus.high_water_messages,
                 reader_gids=report.group_ids(config.bus.readers_group),
-                on_refused=self._on_stranger,
+                on_refused=self.on_stranger,
             )
+            self.guests = doors.make_guests(self)
             await stack.enter_async_context(self.broker.open())
             await bus_limits.make_shared(self)
             self.queues = bus_limits.queue_watch(self)
@@ -133,7 +137,7 @@ class Core:
             self.last_good = LastGood(self, self.shelf)
             self.plugins = make_plugins(self)
             self.link = make_link(self)  # before anybody can ask about it
-            await stack.enter_async_context(open_to_hosts(self.router, places.runtime / "calls"))
+            await stack.enter_async_context(open_to_hosts(self.router, places.runtime / "calls", self.guests))
             await upkeep.start(self, self._tasks, upkeep.keep_states)
             await stack.enter_async_context(doors.serve_socket(self))
             await stack.enter_async_context(self.link)
@@ -337,7 +341,8 @@ class Core:
         """Tell of a failure in one of the core's own handlers."""
         self.log.error("core handler failed", exc_info=error, method=method)
 
-    def _on_stranger(self, domain: str, address: str) -> None:
+    def on_stranger(self, domain: str, address: str) -> None:
+        """Tell of another user at one of the sockets."""
         if self.complaints.passes(f"bus {domain}") is not None:
             self.log.warning("bus: another user refused", socket=domain, peer=address)
 

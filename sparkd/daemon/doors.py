@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
 
-from sparkd.calls import CallRouter, Handlers, Rules
+from sparkd.calls import CallRouter, Guests, Handlers, Rules, whole
 from sparkd.core_interfaces import AccessApi, BusApi, ConfigApi, LogsApi, NodeApi, OutboxApi, PluginsApi, SupervisorApi
 from sparkd.daemon import answers
 from sparkd.daemon.access_answers import AccessAnswers
@@ -17,6 +17,7 @@ from sparkd.daemon.linking import refuse_call, same_site
 from sparkd.daemon.log_answers import LogsAnswers
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind
+from sparkd.outbox_interface import OutboxHostApi
 from sparkd.rpc import Door, RpcLimits, core_manifest, serve_rpc
 from sparkd.shm import FOLDER, SharedReader
 
@@ -36,9 +37,11 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
     handlers.bind(ConfigApi, answers.ConfigAnswers(core))
     handlers.bind(LogsApi, LogsAnswers(core))
     handlers.bind(AccessApi, AccessAnswers(core))
+    handlers.bind(OutboxHostApi, core.unit_outbox)
     handlers.bind(SupervisorApi, answers.SupervisorAnswers(core))
     rules = Rules(
         verify=core.entrance.verify,
+        check_host=core.guests.check,
         providers=lambda interface: core.plugins.providers(interface),  # noqa: PLW0108 - made later
         unavailable=partial(_unavailable, core),
         refuse_call=partial(refuse_call, core),
@@ -50,6 +53,17 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
         tasks=tasks,
         rules=rules,
         shared=SharedReader(core.places.runtime / FOLDER),
+    )
+
+
+def make_guests(core: Core) -> Guests:
+    """Return what lets the hosts of units in, which are of other users; the bus lets in those that are known."""
+    shared = SharedReader(core.places.runtime / FOLDER)
+    return Guests(
+        expected=core.entrance.guests,
+        processes=core.broker.peers.processes,
+        whole=partial(whole, shared),
+        on_refused=lambda peer: core.on_stranger("calls", f"uid {peer.uid}, pid {peer.pid}"),
     )
 
 

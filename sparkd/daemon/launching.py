@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ from sparkd.daemon.bus_limits import bus_limits
 from sparkd.daemon.needs import Needs
 from sparkd.daemon.plugins import Plugins
 from sparkd.host import Place
+from sparkd.outbox import open_outbox
 from sparkd.registry import ManifestCache, Registry
 from sparkd.service import Isolation
 from sparkd.supervisor import Launcher, Plan, Supervised
 from sparkd.supervisor.processes import InlineLauncher, ProcessLauncher, Surroundings
+from sparkd.supervisor.units import UnitLauncher, UnitSurroundings
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
@@ -25,7 +28,7 @@ def make_plugins(core: Core) -> Plugins:
     def supervise(plan: Plan) -> Supervised:
         return Supervised(
             plan=plan,
-            launcher=lambda plan: launchers.get(plan.isolation, launchers[Isolation.PROCESS]),
+            launcher=lambda plan: launchers[plan.isolation],
             missing=core.needs.missing,
             on_change=core.on_service_change,
         )
@@ -53,7 +56,18 @@ def _launchers(core: Core) -> dict[Isolation, Launcher]:
     return {
         Isolation.PROCESS: ProcessLauncher(core.zygote, surroundings),
         Isolation.INLINE: InlineLauncher(surroundings),
+        Isolation.UNIT: UnitLauncher(surroundings, _units(core)),
     }
+
+
+def _units(core: Core) -> UnitSurroundings:
+    def desk(plan: Plan) -> AbstractAsyncContextManager[None]:
+        place = _place(core, "")
+        root = core.places.state / "outbox"
+        outbox = open_outbox(root, node_id=core.node_id, service=plan.name, limits=place.limits())
+        return core.unit_outbox.desk(outbox, plan.name, reads_others=plan.table.unit.read_outbox)
+
+    return UnitSurroundings(priv=core.config.node.priv_socket, runtime=core.places.runtime, desk=desk)
 
 
 def _gone(core: Core, service: str) -> None:

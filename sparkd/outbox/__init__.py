@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from sparkd.outbox.inspect import dead_letters, drop_dead, forget_reader, inspect, list_streams, retry_dead
 from sparkd.outbox.outbox import DiskOutbox, open_outbox
+from sparkd.outbox.remote import RemoteOutbox
 from sparkd.outbox.restored import leap
 from sparkd.outbox.trim import Limits
 
 __all__ = [
     "DiskOutbox",
     "Limits",
+    "RemoteOutbox",
     "dead_letters",
     "drop_dead",
     "forget_reader",

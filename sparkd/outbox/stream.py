@@ -54,6 +54,10 @@ class Stream:
         """Return the last value stored for the mark *name*."""
         return self._segment.marks.get(name)
 
+    def marks(self) -> dict[str, bytes]:
+        """Return every mark of the stream's user."""
+        return {name: value for name, value in self._segment.marks.items() if name != EPOCH_MARK}
+
     def append(self, records: Sequence[Record], marks: Mapping[str, bytes]) -> list[int]:
         """Store *records* and *marks*; return the numbers once they are on disk. Raises StorageError."""
         if self._full and not self._recovered():

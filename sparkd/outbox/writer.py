@@ -70,6 +70,10 @@ class Writer:
         """Return the last value stored for the mark *name*."""
         return self._stream.mark(name)
 
+    def marks(self) -> dict[str, bytes]:
+        """Return every mark."""
+        return self._stream.marks()
+
     def _take(self) -> list[_Append]:
         count, taken = 0, 0
         for append in self._pending:

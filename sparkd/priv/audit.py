@@ -28,7 +28,9 @@ class Audit:
         with self._lock:
             self._rotate()
             fresh = not self._path.exists()
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = os.open(
+                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
             try:
                 os.write(descriptor, line.encode())
                 os.fdatasync(descriptor)

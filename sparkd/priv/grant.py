@@ -1,4 +1,4 @@
-"""What root's config grants a plugin: read afresh for each start, and believed only if nobody else can have written it."""
+"""What root's config grants a plugin: read afresh for each start, and believed only if it is root's alone."""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     configure("info")
     listener = inherited()
     if listener is None or os.geteuid() != 0:
-        logging.getLogger("priv").error("sparkd-priv is started by systemd, as root: systemctl start sparkd-priv.socket")
+        logging.getLogger("priv").error(
+            "sparkd-priv is started by systemd, as root: systemctl start sparkd-priv.socket"
+        )
         return EX_USAGE
     os.umask(0o077)
     specs = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/sparkd-priv").split(":")[0]) / "specs"

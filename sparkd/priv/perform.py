@@ -169,5 +169,3 @@ _DEEDS: dict[type[Any], Callable[[Any, Settings, Means], Done]] = {
     WakeHost: _wake_host,
     Shutdown: _shutdown,
 }
-
-

@@ -82,7 +82,7 @@ class Server:
         try:
             with connection:
                 _send(connection, self._reply(connection, uid, pid))
-        except Exception:
+        except Exception:  # noqa: BLE001 - a mistake of ours costs one request, not the daemon
             _log.exception("a request failed, by a mistake of ours")
         finally:
             self._free.release()
@@ -189,5 +189,3 @@ def inherited(environment: dict[str, str] | None = None) -> socket.socket | None
     if given.get("LISTEN_PID") != str(os.getpid()) or given.get("LISTEN_FDS") != "1":
         return None
     return socket.socket(fileno=3)
-
-

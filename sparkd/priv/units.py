@@ -19,10 +19,10 @@ from pathlib import Path
 
 from sparkd.config import SPEC_CREDENTIAL, UnitTable
 from sparkd.deeds import UnitState
-from sparkd.daemon.version import VERSION
 from sparkd.priv.grant import Grant
 from sparkd.priv.programs import ProgramFailedError, Programs
 from sparkd.priv.settings import Settings
+from sparkd.unit import installed_version
 
 CORE_UNIT = "sparkd.service"
 SOCKETS = ("calls", "bus.pub", "bus.sub")
@@ -64,7 +64,7 @@ CONFINED = (
     "RemoveIPC=yes",
     "SystemCallArchitectures=native",
     "SystemCallFilter=@system-service",
-    "SystemCallFilter=~@privileged @resources",
+    "SystemCallFilter=~@privileged",  # not @resources: libzmq sets its threads' scheduling, and aborts if it may not
     "SystemCallErrorNumber=EPERM",
     "InaccessiblePaths=-/var/lib/sparkd -/var/cache/sparkd -/run/sparkd-priv -/var/log/sparkd-priv",
 )
@@ -139,7 +139,7 @@ def command(table: UnitTable, runtime: Path) -> list[str]:
         program.origin,
         f"--packages={':'.join(_packages())}",
         f"--output={runtime}/{OUTPUT}",
-        f"--version={VERSION}",
+        f"--version={installed_version()}",
     ]
 
 

@@ -24,7 +24,7 @@ from sparkd.service import Service
 from sparkd.supervisor.failure import end_of, innermost
 from sparkd.supervisor.launch import Instance, Plan
 from sparkd.supervisor.policy import End, EndKind
-from sparkd.supervisor.stuck import Output, Stuck, note_on, process_state, starved_s, stuck_in
+from sparkd.supervisor.stuck import Output, Process, Stuck, note_on, process_state, starved_s, stuck_in
 from sparkd.zygote import Child, Exit, Zygote
 
 STACK_LIMIT_S = 1.0
@@ -48,9 +48,15 @@ class Entrance:
 
     tokens: dict[str, str] = field(default_factory=dict)
     ready: dict[str, anyio.Event] = field(default_factory=dict)
+    guests: set[str] = field(default_factory=set)
+    """The services whose hosts run as another user."""
 
-    def expect(self, service: str) -> tuple[str, anyio.Event]:
-        """Return the one-time token for a new host of *service*, and the event of its being ready."""
+    def expect(self, service: str, *, guest: bool = False) -> tuple[str, anyio.Event]:
+        """Return the one-time token for a new host of *service*, and the event of its being ready.
+
+        A *guest* may come from another user.
+        """
+        (self.guests.add if guest else self.guests.discard)(service)
         token = self.tokens[service] = secrets.token_hex(16)
         event = self.ready[service] = anyio.Event()
         return token, event
@@ -72,6 +78,7 @@ class Entrance:
         """Expect nothing more of the host of *service* that *ready* was for; a newer one is still expected."""
         if self.ready.get(service) is ready:
             self.tokens.pop(service, None)
+            self.guests.discard(service)
             del self.ready[service]
 
 
@@ -158,7 +165,7 @@ class ProcessLauncher:
 class ProcessInstance:
     """A service in a child process."""
 
-    def __init__(self, plan: Plan, child: Child, ready: anyio.Event, host: HostApi, output: Output) -> None:
+    def __init__(self, plan: Plan, child: Process, ready: anyio.Event, host: HostApi, output: Output) -> None:
         """Watch *child*; *output* holds its last lines."""
         self._plan, self._child, self._ready, self._host, self._output = plan, child, ready, host, output
         self._end: End | None = None
@@ -169,7 +176,7 @@ class ProcessInstance:
     @property
     def pid(self) -> int | None:
         """The child's process."""
-        return self._child.pid
+        return self._child.pid or None
 
     async def ready(self) -> None:
         """Return once the service has started."""

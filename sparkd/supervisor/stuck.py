@@ -7,10 +7,11 @@ import signal
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 
-from sparkd.zygote import Child
+from sparkd.zygote import Exit
 
 LINES_KEPT = 1000
 """Of what a child wrote, to find in it where it crashed: a dump names up to a hundred threads."""
@@ -22,10 +23,37 @@ _HEAD = re.compile(r"(Current t|T)hread 0x[0-9a-f]+ .*\(most recent call first\)
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in ')
 
 
+class Process(Protocol):
+    """A process that runs a service, whoever started it."""
+
+    @property
+    def pid(self) -> int:
+        """Its number; 0 if it never began."""
+        ...
+
+    async def wait(self) -> Exit:
+        """Return how it ended, after everything it wrote has been handed on."""
+        ...
+
+    async def result(self) -> bytes:
+        """Return what it said of its end. Raises ValueError if that was too much."""
+        ...
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal; nothing if it has ended."""
+        ...
+
+    def dump(self) -> None:
+        """Make it write where each of its threads is."""
+        ...
+
+
 class Output:
     """The last lines that a child wrote, and the news of more."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, dump_limit_s: float = DUMP_LIMIT_S) -> None:
+        """Wait *dump_limit_s* for a dump to begin."""
+        self._dump_limit_s = dump_limit_s
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._count = 0
         self._news = anyio.Event()
@@ -37,7 +65,7 @@ class Output:
         self._news.set()
         self._news = anyio.Event()
 
-    async def dump_of(self, child: Child, *, resume: bool = False) -> list[str]:
+    async def dump_of(self, child: Process, *, resume: bool = False) -> list[str]:
         """Have *child* write where its threads are; return that, nothing if it does not.
 
         With *resume* one that is stopped is woken for it: the dump waits for it first, so nothing runs before.
@@ -46,7 +74,7 @@ class Output:
         child.dump()
         if resume:
             child.kill(signal.SIGCONT)
-        with anyio.move_on_after(DUMP_LIMIT_S):
+        with anyio.move_on_after(self._dump_limit_s):
             await self._news.wait()
             while True:
                 with anyio.move_on_after(DUMP_PAUSE_S) as pause:
