@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Never
@@ -70,9 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     result = _connect(options.output)
     try:
-        _find_core(options.packages.split(":"), options.version)
+        service_main = _find_core(options.packages.split(":"), options.version)
         spec = (Path(os.environ["CREDENTIALS_DIRECTORY"]) / CREDENTIAL).read_bytes()
-        from sparkd.child import service_main  # noqa: PLC0415 - not to be found before
     except (ImportError, OSError, KeyError) as error:
         print(f"this unit cannot begin: {error}", file=sys.stderr, flush=True)  # noqa: T201 - before there is a log
         return EX_UNUSABLE
@@ -105,22 +104,22 @@ def _connect(path: str) -> int:
     return result.detach()
 
 
-def _find_core(folders: list[str], version: str) -> None:
-    """Make the core's packages importable. Raises ImportError that says why they are of no use here."""
+def _find_core(folders: list[str], version: str) -> Callable[[bytes, int], int]:
+    """Make the core's packages importable; return what runs a service. Raises ImportError if they are of no use here."""
     own = importlib.machinery.PathFinder.find_spec("sparkd")
     if own is None or _is_beneath(own.origin, folders):
         sys.meta_path.insert(0, CoreFinder(folders))
         sys.path += [folder for folder in folders if folder not in sys.path]
-    try:
-        import msgspec  # noqa: F401, PLC0415 - only to see whether what is compiled is for this interpreter
-        import zmq  # noqa: F401, PLC0415, TID251 - likewise
-    except ImportError as error:
-        kind = f"{sys.implementation.cache_tag} ({sys.executable})"
-        remedy = f"{sys.executable} -m venv --system-site-packages DIR, install sparkd there, set python to its python"
-        raise ImportError(f"the daemon's packages are not for {kind}: {error}; try: {remedy}") from None
     found = installed_version()
     if version != found:
         raise ImportError(f"{sys.executable} has sparkd {found}, the daemon is {version}: install the same there")
+    try:
+        from sparkd.child import service_main  # noqa: PLC0415 - not to be found before
+    except ImportError as error:  # what is compiled is for one version of Python
+        kind = f"{sys.implementation.cache_tag} ({sys.executable})"
+        remedy = f"{sys.executable} -m venv --system-site-packages DIR, install sparkd there, set python to its python"
+        raise ImportError(f"the daemon's packages are not for {kind}: {error}; try: {remedy}") from None
+    return service_main
 
 
 def installed_version() -> str:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from sparkd import Service
-from sparkd.config import Config, PeerConfig, PluginTable, decode_table, load_config
+from sparkd.config import Config, PeerConfig, PluginTable, UnitTable, decode_table, load_config
 from sparkd.events import topic_matches
+from sparkd.priv.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 ETC = ROOT / "etc"
@@ -24,6 +25,7 @@ PLUGIN_SAMPLES = sorted((ETC / "sparkd.d").glob("*.toml"))
 PROFILES = sorted((ETC / "profiles").glob("*/sparkd.toml"))
 OF_THE_MACHINE = {"node.name"}
 """Keys whose default differs from machine to machine: a sample can only give an example."""
+UNIT = "plugins.example.unit"
 THE_PLUGINS_OWN = {field.name for field in dataclasses.fields(PluginTable)} - {"table", "origin", "origins"}
 
 
@@ -86,9 +88,11 @@ def test_every_default_in_the_sample_is_the_default(tmp_path: Path) -> None:
     assert not differing(dataclasses.replace(config.plugins["example"], origin="", origins={}), PluginTable)
 
 
-@pytest.mark.parametrize("name", ["node", "bus", "rpc", "outbox", "link", "link.peers.primecore", "plugins.example"])
+@pytest.mark.parametrize(
+    "name", ["node", "bus", "rpc", "outbox", "link", "link.peers.primecore", "plugins.example", UNIT]
+)
 def test_the_sample_mentions_every_key(name: str) -> None:
-    classes = {"link.peers.primecore": PeerConfig, "plugins.example": PluginTable}
+    classes = {"link.peers.primecore": PeerConfig, "plugins.example": PluginTable, UNIT: UnitTable}
     cls = classes.get(name) or type(getattr(Config(), name))
     text = (ETC / "sparkd.toml").read_text()
     shown: Any = tomllib.loads(uncommented(ETC / "sparkd.toml"))
@@ -101,7 +105,8 @@ def test_the_sample_mentions_every_key(name: str) -> None:
 
 def test_the_samples_examples_are_taken() -> None:
     for table, keys in examples((ETC / "sparkd.toml").read_text()).items():
-        cls = PluginTable if table == "plugins.example" else type(getattr(Config(), table))
+        tables = {"plugins.example": PluginTable, "plugins.example.unit": UnitTable}
+        cls = tables.get(table) or type(getattr(Config(), table))
         assert decode_table(cls, keys, where=table)
         for field in dataclasses.fields(cls):
             if field.name in keys and f"{table}.{field.name}" not in OF_THE_MACHINE:
@@ -183,3 +188,11 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     )
 
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_the_sample_of_sparkd_priv_shows_every_default() -> None:
+    table = tomllib.loads(uncommented(ETC / "priv.toml"))
+    made = decode_table(Settings, table, where="priv")
+
+    assert not differing(made, Settings)
+    assert {field.name for field in dataclasses.fields(Settings)} == set(table)

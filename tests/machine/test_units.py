@@ -159,7 +159,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Machine]:
 
 
 def status(box: Machine) -> dict[str, Any]:
-    answer = json.loads(box.sh("/opt/sparkd/bin/sparkctl --json status"))
+    answer = json.loads(box.run("/opt/sparkd/bin/sparkctl --json status").output)  # its code says how the node is
     return next((one for one in answer["services"] if one["name"] == "probe"), {})
 
 
@@ -172,8 +172,7 @@ def until_state(box: Machine, state: str) -> dict[str, Any]:
 
 
 def call(box: Machine, method: str, **params: Any) -> Any:
-    words = " ".join(f"{name}={json.dumps(value)}" for name, value in params.items())
-    return json.loads(box.sh(f"/opt/sparkd/bin/sparkctl --json call {method} {words}"))
+    return json.loads(box.sh(f"/opt/sparkd/bin/sparkctl --json call {method} '{json.dumps(params)}'"))
 
 
 def test_it_runs_as_a_unit_and_user_of_its_own(box: Machine) -> None:
@@ -227,7 +226,7 @@ def test_it_is_started_again_after_a_kill(box: Machine, number: str) -> None:
     before = until_state(box, "running")
     box.sh(f"kill -{number} {before['pid']}")
     box.sh(
-        f"timeout 20 sh -c 'until /opt/sparkd/bin/sparkctl --json status | grep -q \"\\\"restarts\\\": "
+        f'timeout 20 sh -c \'until /opt/sparkd/bin/sparkctl --json status | grep -q "\\"restarts\\": '
         f"{before['restarts'] + 1}\"; do sleep 0.1; done'"
     )
     after = until_state(box, "running")
@@ -240,7 +239,7 @@ def test_one_that_is_stuck_is_found_with_its_line_and_started_again(box: Machine
     before = until_state(box, "running")
     box.run("timeout 3 /opt/sparkd/bin/sparkctl call probe.block")
     box.sh(
-        f"timeout 30 sh -c 'until /opt/sparkd/bin/sparkctl --json status | grep -q \"\\\"restarts\\\": "
+        f'timeout 30 sh -c \'until /opt/sparkd/bin/sparkctl --json status | grep -q "\\"restarts\\": '
         f"{before['restarts'] + 1}\"; do sleep 0.1; done'"
     )
     failure = until_state(box, "running")["last_failure"]
@@ -268,9 +267,7 @@ def test_it_ends_in_order_with_the_daemon_and_comes_back_with_it(box: Machine) -
 def test_root_s_python_gives_it_a_vendor_s_package_and_the_core_its_own(box: Machine) -> None:
     box.write("/usr/lib/python3/dist-packages/vendor_sdk.py", "NAME = 'of the vendor'\n")
     box.write("/usr/lib/python3/dist-packages/anyio.py", "raise RuntimeError('the system has an old one')\n")
-    box.write(
-        "/etc/sparkd/sparkd.toml", CONFIG.replace("credentials =", 'python = "/usr/bin/python3"\ncredentials =')
-    )
+    box.write("/etc/sparkd/sparkd.toml", CONFIG.replace("credentials =", 'python = "/usr/bin/python3"\ncredentials ='))
     box.sh("systemctl restart sparkd")
     until_state(box, "running")
     seen = call(box, "probe.look")
@@ -284,7 +281,7 @@ def test_what_others_could_have_written_starts_nothing(box: Machine) -> None:
     until_state(box, "running")
     box.sh("chmod g+w /etc/sparkd/sparkd.toml; kill -9 $(systemctl show -P MainPID sparkd-plugin-probe)")
     found = until_state(box, "waiting")
-    box.sh("chmod g-w /etc/sparkd/sparkd.toml; /opt/sparkd/bin/sparkctl plugin restart probe")
+    box.sh("chmod g-w /etc/sparkd/sparkd.toml; /opt/sparkd/bin/sparkctl plugin restart probe || true")
     until_state(box, "running")
 
     assert "lets others than root write" in found["reason"]
@@ -295,7 +292,7 @@ def test_without_sparkd_priv_it_waits_and_says_what_to_do(box: Machine) -> None:
     until_state(box, "running")
     box.sh("systemctl stop sparkd; systemctl stop sparkd-priv.socket sparkd-priv.service; systemctl start sparkd")
     found = until_state(box, "waiting")
-    box.sh("systemctl start sparkd-priv.socket; /opt/sparkd/bin/sparkctl plugin restart probe")
+    box.sh("systemctl start sparkd-priv.socket; /opt/sparkd/bin/sparkctl plugin restart probe || true")
     until_state(box, "running")
 
     assert "sparkd-priv is not there" in found["reason"]
