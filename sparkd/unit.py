@@ -105,7 +105,7 @@ def _connect(path: str) -> int:
 
 
 def _find_core(folders: list[str], version: str) -> Callable[[bytes, int], int]:
-    """Make the core's packages importable; return what runs a service. Raises ImportError if they are of no use here."""
+    """Make the core's packages importable; return what runs a service. Raises ImportError if they cannot be used."""
     own = importlib.machinery.PathFinder.find_spec("sparkd")
     if own is None or _is_beneath(own.origin, folders):
         sys.meta_path.insert(0, CoreFinder(folders))

@@ -311,5 +311,4 @@ def exposure(box: Machine, unit: str) -> float:
     said = box.run(f"systemd-analyze security --no-pager {unit}.service").output
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
     assert found is not None, said
-    print(unit, found[1])
     return float(found[1])

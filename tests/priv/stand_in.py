@@ -44,6 +44,10 @@ def write(file: Path, content: dict[str, object]) -> None:
     part.rename(file)
 
 
+def say(text: str) -> None:
+    sys.stdout.write(text)
+
+
 def run_unit(arguments: list[str]) -> None:
     cut = arguments.index("--")
     words, command = arguments[:cut], arguments[cut + 1 :]
@@ -101,17 +105,17 @@ def control(arguments: list[str]) -> None:
         code = held["code"]
         result = "success" if not code else "signal" if code < 0 else "exit-code"
         active = "active" if alive else "failed" if code else "inactive"
-        print(f"ActiveState={active}\nMainPID={held['pid'] if alive else 0}\nResult={result}")
-        print(f"ExecMainStatus={abs(code or 0)}")
+        pid = held["pid"] if alive else 0
+        say(f"ActiveState={active}\nMainPID={pid}\nResult={result}\nExecMainStatus={abs(code or 0)}\n")
 
 
-with open(HERE / "ran", "a") as ran:
+with (HERE / "ran").open("a") as ran:
     ran.write(json.dumps([NAME, *sys.argv[1:]]) + "\n")
 if NAME == "systemd-run":
     run_unit(sys.argv[1:])
 elif NAME == "systemctl":
     control(sys.argv[1:])
 elif NAME == "systemd-inhibit":
-    print((HERE / "inhibitors").read_text() if (HERE / "inhibitors").exists() else "", end="")
+    say((HERE / "inhibitors").read_text() if (HERE / "inhibitors").exists() else "")
 elif NAME == "nft" and "--check" in sys.argv and b"bad" in Path(sys.argv[-1]).read_bytes():
     sys.exit("syntax error")
