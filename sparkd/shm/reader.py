@@ -39,7 +39,7 @@ class SharedReader:
         """
         with self._opened(reference, fetch=fetch) as slot:
             end = reference.offset + reference.length
-            mapped = mmap.mmap(slot, end, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
+            mapped = mmap.mmap(slot, end, prot=mmap.PROT_READ)
             # The mapping keeps a descriptor of its own to the same open file, and with it the lock.
             return memoryview(mapped)[reference.offset : end]
 

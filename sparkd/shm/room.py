@@ -22,8 +22,9 @@ HEADER = struct.Struct("<8sQQ")
 MAGIC = b"sparkd-1"
 DATA_AT = 64
 """Where data may begin, for a cache line."""
-_SHARED_DIR, _SHARED_FILE = 0o750, 0o640
+_SHARED_DIR, _SHARED_FILE = 0o2750, 0o640
 _OWN_DIR, _OWN_FILE = 0o700, 0o600
+"""Set-group: what is made within a shared folder belongs to its group too."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -42,7 +43,7 @@ def make_root(runtime: Path, *, gid: int | None = None) -> Path:
     if gid is not None:
         with contextlib.suppress(PermissionError):  # not root, and not a member: the user's own folder then
             os.chown(root, -1, gid)
-            root.chmod(0o2000 | _SHARED_DIR)  # what is made within belongs to the group too
+            root.chmod(_SHARED_DIR)
     return root
 
 

@@ -15,13 +15,14 @@ import anyio
 import zmq
 from anyio.abc import SocketStream
 
-from sparkd.bus import Broker, BusClient
+from sparkd.bus import Broker, BusClient, BusLimits
 from sparkd.codec import Message, pack
 from sparkd.config import LinkConfig, PeerConfig
 from sparkd.core_interfaces import LinkStatus
 from sparkd.events import LinkChanged
 from sparkd.link import Channel, Identity, KeyStore, Link, LinkHooks, Timing
 from sparkd.link.frames import PROTOCOL
+from sparkd.shm import make_root
 
 QUICK = Timing(heartbeat_s=0.2, handshake_s=1.0, retry_first_s=0.02, retry_min_s=0.05, retry_max_s=0.2)
 """Times for loopback. A refusal is still waited out for up to a minute: no test may pass by its retry."""
@@ -108,7 +109,8 @@ class LinkNode:
         config = LinkConfig(
             listen=self.listen, max_message_bytes=self.max_message_bytes, heartbeat_s=0.2, peers=self.peers
         )
-        client = BusClient(runtime, node=self.name, service="core")
+        make_root(runtime)
+        client = BusClient(runtime, node=self.name, service="core", limits=BusLimits(shm_max_bytes=16 << 20))
         async with Broker(runtime).open(), client.open() as self.bus, self._link(config) as self.link:
             yield self
 

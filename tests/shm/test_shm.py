@@ -361,3 +361,52 @@ def test_what_was_half_made_is_removed_when_the_daemon_starts(root: Path) -> Non
 
     assert sweep(root, alone=True) == 0
     assert not list(root.iterdir())
+
+
+OTHER_USER = """
+import os
+os.setgroups([int(sys.argv[2])] if sys.argv[2] else [])
+os.setgid(65534)
+os.setuid(65534)
+reader = SharedReader(root)
+for line in sys.stdin:
+    try:
+        view = reader.map(decode_reference(bytes.fromhex(line.strip())))
+        print(len(view), bytes(view[:1]), flush=True)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+try:
+    SharedWriter(root, service="stranger", max_total_bytes=8 << 20).put([b"x" * 100_000])
+    print("wrote", flush=True)
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+@pytest.mark.parametrize("group", [0, 54321])
+def test_a_member_of_the_readers_group_reads_and_nobody_else_does(group: int) -> None:
+    with short_folder() as runtime:
+        runtime.chmod(0o755)
+        root = make_root(runtime, gid=54321)
+        writer = SharedWriter(root, service="it", max_total_bytes=ROOM)
+        reference = encode_reference(writer.put([b"x" * MIB])).hex()
+        found = subprocess.run(
+            [sys.executable, "-c", CHILD + OTHER_USER, str(root), str(group or "")],
+            input=f"{reference}\n",
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.splitlines()
+        writer.close()
+
+    assert found[0] == (f"{MIB} b'x'" if group else f"RemoteMessageError shared memory {_path(reference)}: {DENIED}")
+    assert found[1].startswith("NoSharedMemoryError no shared memory: Permission denied")
+
+
+DENIED = "Permission denied"
+
+
+def _path(reference: str) -> str:
+    decoded = decode_reference(bytes.fromhex(reference))
+    return f"{decoded.folder}/{decoded.slot}"
