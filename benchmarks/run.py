@@ -120,6 +120,16 @@ def link(result: Result) -> Iterator[Line]:
     )
 
 
+def shm(result: Result) -> Iterator[Line]:
+    rate, p50 = result["mb_per_s"], result["latency_p50_ms"]
+    yield Line(
+        "pictures of 6.2 MB: MB/s",
+        f"{rate['sparkd']:,} = {result['throughput_ratio']} x",
+        f"raw pyzmq without its copies {rate['raw']:,}",
+    )
+    yield Line("the same: latency p50", f"{p50['sparkd']} ms = {result['latency_p50_ratio']} x", f"{p50['raw']} ms")
+
+
 BENCHMARKS: dict[str, tuple[tuple[str, ...], Callable[[Result], Iterator[Line]]]] = {
     "bus": ((), bus),
     "calls": ((), calls),
@@ -128,6 +138,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], Callable[[Result], Iterator[Line]]]
     "spawn": ((), spawn),
     "idle": ((), idle),
     "link": ((), link),
+    "shm": ((), shm),
 }
 
 

@@ -70,11 +70,11 @@ class QueueWatch:
         finally:
             for connection in behind:
                 connection.close()
+        if behind:
+            await anyio.sleep(SAMPLE_INTERVAL_S)  # for libzmq to let go of what waited
+        await anyio.to_thread.run_sync(give_back)
         if not behind:  # the queues are not what grew: from here on it is measured anew
             self._least = own_bytes()
-            return
-        await anyio.sleep(SAMPLE_INTERVAL_S)  # for libzmq to let go of what waited
-        await anyio.to_thread.run_sync(give_back)
 
     def _over(self) -> bool:
         own = own_bytes()

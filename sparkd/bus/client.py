@@ -105,7 +105,7 @@ class BusClient:
         elif not self._allowance.take(size):
             await self._drop(goes_to)
             return
-        frame = self._sharing.wire(goes_to, event, body)
+        frame = body if type(body) is bytes else self._sharing.wire(goes_to, event, body)
         if frame is None:
             self._publisher.skip(goes_to)
         else:

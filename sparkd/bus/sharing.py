@@ -19,6 +19,10 @@ from sparkd.shm import FOLDER, NoRoomError, NoSharedMemoryError, SharedReader, S
 INLINE_BYTES = 64 << 10
 """Design §4: what is longer goes through shared memory."""
 
+MAX_PLAIN = 1000
+PLAIN: set[type] = set()
+"""Classes of events known to have no arrays: to find out takes longer than to look here."""
+
 Body: TypeAlias = bytes | list[Buffer]
 """A body in one piece to be sent as it is, or in pieces because it is long."""
 
@@ -71,9 +75,13 @@ class Sharing:
 
 def encode(event: object) -> Body:
     """Return the body of *event*. Raises LocalMessageError for what cannot be said."""
-    if holds_arrays(type(event)):
-        pieces = encode_pieces(event)
-        return pieces if total_bytes(pieces) > INLINE_BYTES else b"".join(pieces)
+    kind = type(event)
+    if kind not in PLAIN:
+        if holds_arrays(kind):
+            pieces = encode_pieces(event)
+            return pieces if total_bytes(pieces) > INLINE_BYTES else b"".join(pieces)
+        if len(PLAIN) < MAX_PLAIN:
+            PLAIN.add(kind)
     body = encode_body(event)
     return body if len(body) <= INLINE_BYTES else [body]
 

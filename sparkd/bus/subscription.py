@@ -194,7 +194,10 @@ class Subscription(Generic[E]):
                 self._run = 0
                 await anyio.lowlevel.checkpoint()
             try:
-                event: Any = self._event(topic, header, body)
+                if body[:1] in MARKS and is_shared(body):
+                    event: Any = self._shared(topic, header, body)
+                else:
+                    event = Message(topic, header, body) if self._decode is None else self._decode(body)
             except GoneError:
                 self._late += 1
                 continue
@@ -203,13 +206,10 @@ class Subscription(Generic[E]):
                 continue
             return Received(topic, header, event)
 
-    def _event(self, topic: str, header: Header, body: bytes) -> Any:
-        decode = self._decode
-        if body[:1] in MARKS and is_shared(body):
-            if decode is not None:
-                return decode(mapped(self._reader, body))
-            body = copied(self._reader, body)
-        return Message(topic, header, body) if decode is None else decode(body)
+    def _shared(self, topic: str, header: Header, body: bytes) -> Any:
+        if self._decode is None:
+            return Message(topic, header, copied(self._reader, body))
+        return self._decode(mapped(self._reader, body))
 
     async def _wait(self) -> None:
         """Return when there is an event to read."""
