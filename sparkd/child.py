@@ -64,7 +64,9 @@ def run_loop(service: Service[Any], spec: ChildSpec) -> bool:
     where = f"plugins.{spec.source.name}"
     config = decode_table(service.config, spec.table, where=where, origins=spec.origins, file=spec.origin)
     try:
-        return anyio.run(partial(run_host, service, config, spec.place), backend_options={"use_uvloop": True})
+        return anyio.run(
+            partial(run_host, service, config, spec.place, home=spec.source.home), backend_options={"use_uvloop": True}
+        )
     finally:
         finish()
 

@@ -30,6 +30,23 @@ class LastFailure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockedLoop:
+    """How often an event loop was blocked for more than 100 ms, and where last."""
+
+    count: int
+    seconds: float
+    """All blocks together."""
+    longest_s: float
+    last_s: float
+    at: float
+    """Wall clock of the last."""
+    file: str
+    line: int
+    service: str = ""
+    """In the core: the inline service whose code it was; empty if it was none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
     """One service: what it does, since when, and if it does not run, why and what to do about it."""
 
@@ -47,6 +64,8 @@ class ServiceStatus:
     hangs: int = 0
     """Restarts because its event loop did not answer."""
     last_failure: LastFailure | None = None
+    blocked: BlockedLoop | None = None
+    """None if its loop was never blocked."""
     retry_in_s: float | None = None
     isolation: Isolation = Isolation.PROCESS
     energy: EnergyClass = EnergyClass.NORMAL
@@ -94,6 +113,8 @@ class NodeStatus:
     problems: list[str]
     """What is wrong and not a service's or a link's: one sentence each, with what to do."""
     core_memory_bytes: int | None = None
+    core_blocked: BlockedLoop | None = None
+    """None if the core's own loop was never blocked."""
 
 
 @interface("node")
@@ -420,6 +441,12 @@ class SupervisorApi(Protocol):
 
     async def recovered(self) -> None:
         """Take `degraded` back."""
+        ...
+
+    async def blocked(
+        self, *, count: int, seconds: float, longest_s: float, last_s: float, file: str, line: int
+    ) -> None:
+        """Say how often its loop was blocked since this was said last, for how long, and where the last time."""
         ...
 
     @reads

@@ -11,12 +11,13 @@ end; then the bus and the streams they used are closed. A host that has lost the
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -26,6 +27,7 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
+from sparkd.blocked import Blocks, tell_of_blocks
 from sparkd.bus import BusClient, BusLimits, Sharing
 from sparkd.bus.figures import BusFigures
 from sparkd.calls import Handlers, Payloads, Terms, request_plain, requester, stub
@@ -97,6 +99,7 @@ class HostContext(Generic[C]):
     tasks: TaskGroup
     call_core: SupervisorApi
     call_any: Requester
+    home: Path | None = None
 
     @property
     def node(self) -> str:
@@ -229,8 +232,10 @@ def suspended_at(coroutine: Any) -> list[tuple[str, int, str]]:
     return frames
 
 
-async def run_host(service: Service[C], config: C, place: Place) -> bool:
+async def run_host(service: Service[C], config: C, place: Place, *, home: Path | None = None) -> bool:
     """Run *service* until it returns, fails or is stopped; return whether it was stopped.
+
+    With *home*, where the plugin's code is, the loop is this host's own: what blocks it is named.
 
     Raises what the service raises, OSError if the core cannot be reached, CallError if the core does not want us or
     is gone.
@@ -265,6 +270,7 @@ async def run_host(service: Service[C], config: C, place: Place) -> bool:
             tasks=tasks,
             call_core=core,
             call_any=call_any,
+            home=home,
         )
         async with anyio.create_task_group() as answering:
             endpoint.tasks = answering
@@ -355,4 +361,14 @@ async def _run(context: HostContext[C], core: SupervisorApi) -> bool:
         async with anyio.create_task_group() as work:
             await work.start(whole, name=service.name)  # the supervisor keeps the start limit
             await core.ready()
+            if context.home is not None:
+                context.tasks.start_soon(_name_blocks, service.name, context.home, core)
     return scope.cancelled_caught
+
+
+async def _name_blocks(service: str, home: Path, core: SupervisorApi) -> None:
+    async def tell(blocks: Blocks) -> None:
+        with contextlib.suppress(CallError):  # the core is gone, and we are about to be
+            await core.blocked(**asdict(blocks))
+
+    await tell_of_blocks(service, lambda: [home], tell)

@@ -102,6 +102,11 @@ class Core:
     async def recovered(self) -> None:
         self._take("recovered")
 
+    async def blocked(
+        self, *, count: int, seconds: float, longest_s: float, last_s: float, file: str, line: int
+    ) -> None:
+        self._take("blocked", file, str(line))
+
     async def retained(self, *, topic: str) -> list[list[bytes]]:
         raise CallError(CallErrorKind.UNAVAILABLE, topic)
 

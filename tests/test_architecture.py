@@ -24,7 +24,7 @@ LAYERS = (
     }
     | {"arrays", "reference", "outbox_interface"},
     {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "shm", "deeds"},
-    {"bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor", "unit"},
+    {"blocked", "bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor", "unit"},
     {"daemon", "cli", "doctor", "testing", "demo", "priv"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

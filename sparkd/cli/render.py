@@ -127,6 +127,8 @@ def _troubles(answer: Mapping[str, Any]) -> list[RenderableType]:
         _trouble(one["name"], one, retry=one["retry_in_s"]) for one in answer["services"] if one["reason"]
     ]
     found += [_recovered(one) for one in answer["services"] if _failed_lately(one)]
+    found += [_blocked(one["name"], one["blocked"]) for one in answer["services"] if _is_late(one.get("blocked"))]
+    found += [_blocked(_core_name(core), core) for core in (answer.get("core_blocked"),) if core and _is_late(core)]
     found += [_trouble(f"link to {link['peer']}", link) for link in answer["links"] if not link["connected"]]
     found += [Text(f"\n● {safe(problem)}", "yellow") for problem in answer["problems"]]
     return found
@@ -134,8 +136,24 @@ def _troubles(answer: Mapping[str, Any]) -> list[RenderableType]:
 
 def _failed_lately(service: Mapping[str, Any]) -> bool:
     """Whether a service runs that failed in the last hour."""
-    failure = service.get("last_failure")
-    return failure is not None and not service["reason"] and time.time() - failure["at"] < LATELY_S
+    return not service["reason"] and _is_late(service.get("last_failure"))
+
+
+def _is_late(what: Mapping[str, Any] | None) -> bool:
+    """Whether something happened in the last hour."""
+    return what is not None and time.time() - what["at"] < LATELY_S
+
+
+def _core_name(blocked: Mapping[str, Any]) -> str:
+    return f"core (by {blocked['service']}: inline, so it cannot be killed)" if blocked["service"] else "core"
+
+
+def _blocked(name: str, blocked: Mapping[str, Any]) -> Text:
+    often = f"{blocked['count']} times, {blocked['longest_s']:.1f} s at the longest" if blocked["count"] > 1 else "once"
+    last = f"{blocked['last_s']:.2f} s, {age(time.time() - blocked['at'])} ago"
+    reason = f"its event loop was blocked {often}; last for {last}"
+    remedy = "move the blocking call to a thread (anyio.to_thread.run_sync)"
+    return _trouble(name, {"reason": reason, "file": blocked["file"], "line": blocked["line"], "remedy": remedy})
 
 
 def _recovered(service: Mapping[str, Any]) -> Text:

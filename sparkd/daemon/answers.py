@@ -11,6 +11,7 @@ import anyio
 from anyio import to_thread
 
 from sparkd.arrays import shown
+from sparkd.blocked import Blocks
 from sparkd.calls import current_call
 from sparkd.codec import Message, encode_header, unpack
 from sparkd.config import nearest
@@ -26,6 +27,7 @@ from sparkd.core_interfaces import (
 from sparkd.daemon import toggles
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind, ConfigError, RemoteMessageError, StorageError
+from sparkd.log import printable
 from sparkd.outbox import dead_letters, drop_dead, forget_reader, inspect, retry_dead
 from sparkd.reference import decode_reference, is_reference
 from sparkd.supervisor import Supervised
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SETTLE_LIMIT_S = 5.0
+MAX_PATH_CHARS = 1000
 
 
 class NodeAnswers:
@@ -293,6 +296,14 @@ class SupervisorAnswers:
     async def recovered(self) -> None:
         """Take note that it has all it wants."""
         self._with_service(lambda service: service.recover())
+
+    async def blocked(
+        self, *, count: int, seconds: float, longest_s: float, last_s: float, file: str, line: int
+    ) -> None:
+        """Take note that its loop was blocked."""
+        file = printable(file[:MAX_PATH_CHARS])
+        more = Blocks(count=count, seconds=seconds, longest_s=longest_s, last_s=last_s, file=file, line=line)
+        self._with_service(lambda service: self._core.blocks.add(service.name, more))
 
     async def retained(self, *, topic: str) -> list[list[bytes]]:
         """Return the frames of the last values."""

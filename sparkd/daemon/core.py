@@ -36,6 +36,7 @@ from sparkd.core_interfaces import (
     ServiceStatus,
 )
 from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep, watchdog
+from sparkd.daemon.blocks import BlockedLoops, name_core_blocks, of_core
 from sparkd.daemon.gate import Gate
 from sparkd.daemon.last_good import LastGood, Shelf
 from sparkd.daemon.launching import make_needs, make_plugins
@@ -91,6 +92,7 @@ class Core:
     supervisor: Supervisor = field(default_factory=Supervisor)
     problems: dict[str, str] = field(default_factory=dict)
     """What is wrong and is not a service's or a link's, by what it is about."""
+    blocks: BlockedLoops = field(default_factory=BlockedLoops)
     complaints: OncePer = field(default_factory=OncePer)
     """Keeps a stranger or a bad plugin from flooding the log."""
     broker: Broker = field(init=False)
@@ -154,6 +156,7 @@ class Core:
                 bus_limits.sweep_shared,
                 watchdog.keep_watch,
                 watchdog.extend_start,
+                name_core_blocks,
             ):
                 await upkeep.start(self, self._tasks, work)
             yield self
@@ -252,14 +255,15 @@ class Core:
             links=self.link.status(),
             problems=self._all_problems(),
             core_memory_bytes=own,
+            core_blocked=of_core(self),
         )
 
     async def service_status(self, service: Supervised) -> ServiceStatus:
         """Return everything about one service."""
         pid = service.instance.pid if service.instance else None
         memory = await anyio.to_thread.run_sync(report.memory_of, pid) if pid else None
-        lines = self.logbook.tail(service.name, 5)
-        return report.of_service(service, pid=pid, memory=memory, lines=[line.text for line in lines])
+        lines = [line.text for line in self.logbook.tail(service.name, 5)]
+        return report.of_service(service, pid=pid, memory=memory, lines=lines, blocked=self.blocks.of(service.name))
 
     def summary(self) -> str:
         """Return the one line of truth."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparkd.core_interfaces import LastFailure, ServiceStatus
+from sparkd.core_interfaces import BlockedLoop, LastFailure, ServiceStatus
 from sparkd.daemon.plugins import failed_state
 from sparkd.registry import Failure, PluginSource
 from sparkd.states import State
@@ -22,7 +22,9 @@ _KIB = 1024
 _QUIET = (State.RUNNING, State.STARTING, State.STOPPED, State.DISABLED)
 
 
-def of_service(service: Supervised, *, pid: int | None, memory: int | None, lines: list[str]) -> ServiceStatus:
+def of_service(
+    service: Supervised, *, pid: int | None, memory: int | None, lines: list[str], blocked: BlockedLoop | None = None
+) -> ServiceStatus:
     """Return the status of a service under supervision."""
     plan, end = service.plan, service.end
     waits = service.state in (State.BACKOFF, State.BROKEN, State.WAITING) and service.retry_at
@@ -39,6 +41,7 @@ def of_service(service: Supervised, *, pid: int | None, memory: int | None, line
         restarts=service.restarts,
         hangs=service.hangs,
         last_failure=_last_failure(service),
+        blocked=blocked,
         retry_in_s=max(service.retry_at - time.monotonic(), 0.0) if waits else None,
         isolation=plan.isolation,
         energy=plan.energy,
