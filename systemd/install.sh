@@ -88,6 +88,7 @@ case "${1:-}" in
     ;;
   uninstall)
     [ -n "$dest" ] || [ "$(id -u)" = 0 ] || die "only root can uninstall; try: sudo make uninstall"
+    if live; then systemctl stop 'sparkd@*.service'; fi
     for unit in "$here"/systemd/*.service "$here"/systemd/*.socket; do
       name=$(basename "$unit")
       if live; then systemctl -q disable --now "$name" 2>/dev/null || true; fi

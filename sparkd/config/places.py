@@ -12,6 +12,8 @@ from sparkd.config.load import find_config, load_config
 from sparkd.config.tables import Config, NodeConfig
 from sparkd.errors import ConfigError
 
+SYSTEM_SOCKET = Path("/run/sparkd/sparkd.sock")
+"""Where `sparkd.service` has its socket."""
 _NODE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -64,14 +66,13 @@ def find_socket(given: Path | None) -> Path:
 
     Raises ConfigError if the config cannot be used and the system has none: a daemon may run on an older config.
     """
-    system = Path("/run/sparkd/sparkd.sock")
     try:
         own = load_places(given)[1].socket
     except ConfigError:
-        if given is None and _may_be(system):
-            return system
-        raise
-    return own if given is not None or _may_be(own) or not _may_be(system) else system
+        if given is not None or not _may_be(SYSTEM_SOCKET):
+            raise
+        return SYSTEM_SOCKET
+    return SYSTEM_SOCKET if given is None and not os.path.exists(own) and _may_be(SYSTEM_SOCKET) else own  # noqa: PTH110 - it is false, too, for what is closed to us
 
 
 def _may_be(path: Path) -> bool:

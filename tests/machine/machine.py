@@ -34,7 +34,6 @@ HALT_LIMIT_S = 30.0
 SCRIPT_LIMIT_S = 60.0
 NEEDED = ("systemd-nspawn", "mmdebstrap", "nsenter")
 ENVIRONMENT = {
-    "HOME": "/root",
     "LANG": "C.UTF-8",
     "SYSTEMD_COLORS": "0",
     "SYSTEMD_PAGER": "cat",
@@ -137,6 +136,7 @@ class Machine:
         unit = f"script-{token_hex(4)}"
         words = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}", f"--uid={user}"]
         words += [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items()]
+        words += ["--setenv=HOME=/root"] if user == "root" else []  # systemd sets those of others
         words += ["/bin/bash", "-c", script]
         try:
             done = self._enter(words, limit_s)
