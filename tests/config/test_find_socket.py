@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "own"))
     socket = tmp_path / "system" / "sparkd.sock"
     socket.parent.mkdir()
-    monkeypatch.setattr(f"{places.__module__}.SYSTEM_SOCKET", socket)
+    monkeypatch.setattr(sys.modules[places.__module__], "SYSTEM_SOCKET", socket)
     return socket
 
 
