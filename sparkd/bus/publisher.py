@@ -36,7 +36,7 @@ class Publisher:
         self._epoch = new_epoch()
         self._last: dict[str, int] = {}
         self._said: dict[str, int] = {}
-        self.published = 0
+        self.published = self.published_bytes = 0
 
     @asynccontextmanager
     async def open(self, *, on_tick: Callable[[], None] = lambda: None) -> AsyncIterator[Publisher]:
