@@ -180,6 +180,7 @@ class BusClient:
         """Return counters of the publisher and of each open subscription."""
         return {
             "published": self._publisher.published,
+            "published_bytes": self._publisher.published_bytes,
             "flooded": self.flooded,
             "unshared": self._sharing.unshared,
             "subscriptions": [subscription.stats() for subscription in self._subscriptions],

@@ -68,6 +68,7 @@ class Publisher:
         header = Header(WIRE_VERSION, self._node, self._service, seq, wall, self._epoch, mono, privacy, trace)
         self._speaker.send(topic.encode(), encode_header(header), body)
         self.published += 1
+        self.published_bytes += len(body)
 
     def skip(self, topic: str) -> None:
         """Count an event of *topic* that is not sent: readers see it as lost."""

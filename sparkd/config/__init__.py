@@ -25,6 +25,7 @@ from sparkd.config.tables import (
     OutboxConfig,
     PeerConfig,
     PluginTable,
+    RecorderConfig,
     RpcConfig,
 )
 from sparkd.config.unit_table import SPEC_CREDENTIAL, UnitTable
@@ -46,6 +47,7 @@ __all__ = [
     "PeerConfig",
     "Places",
     "PluginTable",
+    "RecorderConfig",
     "RpcConfig",
     "Secret",
     "UnitTable",

@@ -21,6 +21,7 @@ from sparkd.config.tables import (
     NodeConfig,
     OutboxConfig,
     PluginTable,
+    RecorderConfig,
     RpcConfig,
 )
 from sparkd.errors import ConfigError
@@ -38,6 +39,7 @@ _CORE = {
     "link": LinkConfig,
     "outbox": OutboxConfig,
     "logs": LogsConfig,
+    "recorder": RecorderConfig,
 }
 _LIVE_RPC = ("rpc.readers", "rpc.admin_group")
 """Keys of `[rpc]` that a running daemon takes over."""

@@ -153,6 +153,21 @@ class LogsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderConfig:
+    """`[recorder]`: the flight recorder."""
+
+    enabled: bool = True
+    ring_bytes: int = 1 << 20
+    """Memory for the last minutes, second by second."""
+    disk_max_bytes: int = 100 << 20
+    """Disk for what was before, minute by minute."""
+
+    def __post_init__(self) -> None:
+        check_range("ring_bytes", self.ring_bytes, 1 << 16, 64 << 20)
+        check_range("disk_max_bytes", self.disk_max_bytes, 1 << 20, 1 << 40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """`[link.peers.NAME]`: another node. Its key is not written here: `sparkctl keys trust NAME KEY`."""
 
@@ -260,6 +275,7 @@ class Config:
     link: LinkConfig = field(default_factory=LinkConfig)
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
     logs: LogsConfig = field(default_factory=LogsConfig)
+    recorder: RecorderConfig = field(default_factory=RecorderConfig)
     plugins: dict[str, PluginTable] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     """The files it was read from."""

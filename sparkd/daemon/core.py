@@ -45,6 +45,7 @@ from sparkd.daemon.linking import make_link
 from sparkd.daemon.logbook import Logbook
 from sparkd.daemon.needs import Needs
 from sparkd.daemon.plugins import Plugins, failed_state
+from sparkd.daemon.recording import Recording, record
 from sparkd.daemon.unit_outbox import UnitOutbox
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, ConfigError
@@ -106,6 +107,9 @@ class Core:
     plugins: Plugins = field(init=False)
     needs: Needs = field(init=False)
     last_good: LastGood = field(init=False)
+    recording: Recording = field(init=False)
+    ordered: bool = False
+    """Whether the daemon ends because it was told to."""
     rpc_counts: RpcCounts = field(init=False)
     _tasks: TaskGroup = field(init=False)
     _changed: anyio.Event = field(default_factory=anyio.Event)
@@ -134,6 +138,7 @@ class Core:
             self.bus = BusClient(places.runtime, node=config.node.name, service="core")
             await stack.enter_async_context(self.bus.open())
             self.gate = Gate(self)
+            self.recording = Recording(self)
             self.router = doors.make_router(self, self._tasks)
             self.needs = make_needs(self)
             self.last_good = LastGood(self, self.shelf)
@@ -153,6 +158,7 @@ class Core:
                 upkeep.follow_needs,
                 upkeep.watch_changes,
                 bus_limits.bound_queues,
+                record,
                 bus_limits.sweep_shared,
                 watchdog.keep_watch,
                 watchdog.extend_start,

@@ -15,16 +15,18 @@ from sparkd.daemon import answers
 from sparkd.daemon.access_answers import AccessAnswers
 from sparkd.daemon.linking import refuse_call, same_site
 from sparkd.daemon.log_answers import LogsAnswers
+from sparkd.daemon.recorder_answers import RecorderAnswers
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.outbox_interface import OutboxHostApi
+from sparkd.recorder.api import RecorderApi
 from sparkd.rpc import Door, RpcLimits, core_manifest, serve_rpc
 from sparkd.shm import FOLDER, SharedReader
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
 
-CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi, AccessApi)
+CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi, AccessApi, RecorderApi)
 
 
 def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
@@ -38,6 +40,7 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
     handlers.bind(LogsApi, LogsAnswers(core))
     handlers.bind(AccessApi, AccessAnswers(core))
     handlers.bind(OutboxHostApi, core.unit_outbox)
+    handlers.bind(RecorderApi, RecorderAnswers(core))
     handlers.bind(SupervisorApi, answers.SupervisorAnswers(core))
     rules = Rules(
         verify=core.entrance.verify,

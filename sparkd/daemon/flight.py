@@ -103,7 +103,7 @@ class Flight:
         aside = self.ring.path.with_name(LAST_CRASH)
         part = aside.with_suffix(".part")
         try:
-            shutil.copyfile(self.ring.path, part)
+            shutil.copy(self.ring.path, part)  # with its mode
             part.replace(aside)
         except OSError as error:
             part.unlink(missing_ok=True)

@@ -65,6 +65,7 @@ async def _serve(core: Core) -> int:
                     if number != signal.SIGHUP:
                         break
                     tasks.start_soon(core.reload_by_signal)
+                core.ordered = True
                 core.notifier.stopping()
                 core.log.info("stopping", signal=signal.Signals(number).name)
                 tasks.cancel_scope.cancel()

@@ -31,6 +31,7 @@ from sparkd.link.hooks import LinkHooks, LinkSettings
 from sparkd.link.invite import MARK, Invites
 from sparkd.link.keys import AllowList, KeyPair, KeyStore, identity
 from sparkd.link.keywatch import watch
+from sparkd.link.ledger import Ledger
 from sparkd.link.listener import Listener
 from sparkd.link.options import FAREWELL_MS, Timing
 from sparkd.link.peer import Identity, Peer
@@ -74,6 +75,7 @@ class Link:
         self._listener: Listener | None = None
         self._problems: dict[str, str] = {}
         self._strangers = Counts()
+        self._ledger = Ledger()
         self._greeting = self._own_greeting()
         self._peers = {name: self._peer(name, settings) for name, settings in config.peers.items()}
 
@@ -98,6 +100,10 @@ class Link:
     def problems(self) -> list[str]:
         """Return what is wrong with the link as a whole: key files, the address to listen on."""
         return [problem for problem in self._problems.values() if problem]
+
+    def sent_bytes(self) -> dict[str, int]:
+        """Return how many bytes each service of this node has handed to the links, over all peers."""
+        return self._ledger.sent
 
     def refused(self) -> dict[str, int]:
         """Return how many connections of strangers were refused, by reason."""
@@ -278,6 +284,7 @@ class Link:
             bus=self._bus,
             hooks=SessionHooks(call_frames=self._hooks.on_frames, retained=self._hooks.retained, ended=self._on_ended),
             complaints=self._complaints,
+            ledger=self._ledger,
             max_message_bytes=min(self._config.max_message_bytes, greeting.max_message_bytes),
             heartbeat_s=self._timing.heartbeat_s,
         )

@@ -22,6 +22,7 @@ from sparkd.codec import Message
 from sparkd.errors import CallError, CallErrorKind, LocalMessageError, RemoteMessageError
 from sparkd.link import frames
 from sparkd.link.complaints import Complaints
+from sparkd.link.ledger import Ledger
 from sparkd.link.peer import Peer
 from sparkd.link.queues import Lanes
 from sparkd.link.rules import Refusal
@@ -81,6 +82,7 @@ class Session:
         bus: LinkBus,
         hooks: SessionHooks,
         complaints: Complaints,
+        ledger: Ledger,
         max_message_bytes: int,
         heartbeat_s: float,
     ) -> None:
@@ -90,6 +92,7 @@ class Session:
         self._bus = bus
         self._hooks = hooks
         self._complaints = complaints
+        self._ledger = ledger
         self._max_message_bytes = max_message_bytes
         self._heartbeat_s = heartbeat_s
         self._lanes = Lanes(self._give, max_items=MAX_WAITING, max_bytes=MAX_WAITING_BYTES)
@@ -112,6 +115,7 @@ class Session:
         if farewell:
             self._try_send(frames.bye(farewell))
         self._over = True
+        self._ledger.closed(id(self))
         self._scope.cancel()
         self._transport.close(reason, farewell=bool(farewell))
         self._hooks.ended(self, reason)
@@ -140,6 +144,7 @@ class Session:
             reason = "gone" if self._over else "peer does not read"
             raise CallError(CallErrorKind.UNAVAILABLE, f"{self.peer.name}: {reason}")
         self.peer.sent += 1
+        self._ledger.call(id(self), head, outgoing)
 
     def flush(self) -> None:
         """Send what waited for room."""
@@ -231,6 +236,7 @@ class Session:
             self.peer.counts.add("send: event dropped, peer does not read")
             return
         self.peer.sent += 1
+        self._ledger.event(message.header.service, outgoing)
 
     def _not_sent(self, topic: str, why: str) -> None:
         self.peer.counts.add(f"send {topic}: too large")

@@ -89,7 +89,9 @@ class RecorderApi(Protocol):
         ...
 
     @reads
-    async def history(self, *, service: str, metric: str = "rss", since_s: float = 3600.0, step_s: float = 0.0) -> History:
+    async def history(
+        self, *, service: str, metric: str = "rss", since_s: float = 3600.0, step_s: float = 0.0
+    ) -> History:
         """Return a curve of at most 2,000 points: seconds from memory if it reaches back that far, else minutes.
 
         Metrics: cpu sent rss pss threads fds processes answer_us read write link tcp published published_bytes received

@@ -155,11 +155,7 @@ class _Growing:
         self._ms += span_ms
         values = row.values + [0] * (len(COLUMNS) - len(row.values))  # one of an older sparkd may be shorter
         for held, value in zip(self._gauges, values, strict=False):
-            held[1] += value
-            if value < held[0]:
-                held[0] = value
-            if value > held[2]:
-                held[2] = value
+            held[:] = min(held[0], value), held[1] + value, max(held[2], value)
         for sums, value in zip(self._counters, values[len(GAUGES) :], strict=False):
             if value:
                 sums[0] += value

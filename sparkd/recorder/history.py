@@ -1,19 +1,20 @@
 """From what was recorded to a curve: the points of one metric of one service. Blocks: it reads files.
 
-What the ring holds is taken from it, second by second, if all that is asked for lies in it; else the minutes on disk
-are taken, and the ring for what came after the last of them. The same reading serves a running daemon and a dead one.
+What the ring holds is taken from it, second by second; before that, the minutes on disk. The same reading serves a
+running daemon and a dead one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 
-from sparkd.recorder.fold import Fold, Minute
+from sparkd.recorder.fold import Fold
 from sparkd.recorder.proc import boot_id
 from sparkd.recorder.ring import Ring, read_ring
 from sparkd.recorder.sample import COUNTERS, GAUGES, MEANING, Sample
@@ -31,8 +32,9 @@ METRICS = {
 MAX_POINTS = 2000
 POINTS = 300
 """If no step is asked for."""
-HOLE_S = {"ring": 5.0, "minutes": 150.0}
-"""From a sample, or a minute, to the next: more is a hole."""
+SECOND_HOLE_S, MINUTE_HOLE_S = 3.0, 150.0
+"""From a sample, or a minute, to what follows: more is a hole."""
+MAX_HOLES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,6 @@ class History:
     metric: str
     meaning: str
     step_s: float
-    source: str
-    """`ring`, seconds from memory, or `minutes`, from disk."""
     points: list[Point] = field(default_factory=list)
     holes: list[list[float]] = field(default_factory=list)
     """From and to, wall clock: nothing was recorded."""
@@ -66,6 +66,7 @@ class _Value(msgspec.Struct, frozen=True, gc=False):
     low: float
     mean: float
     high: float
+    hole_s: float
 
 
 class Recorded:
@@ -96,36 +97,29 @@ class Recorded:
         """
         if metric not in METRICS:
             raise ValueError(f"there is no metric {metric!r}; there are: {', '.join(METRICS)}")
-        ring = self.ring()
-        samples = ring.samples() if ring else []
         begin = time.time() - since_s
-        boot = ring.boot_id if ring else ""
-        if samples and self._wall(samples[0][1], boot) <= begin:
-            values, source = _of_samples(samples, service, metric, lambda s: self._wall(s, boot)), "ring"
-        else:
-            values, source = self._of_minutes(samples, boot, service, metric), "minutes"
-        held = [value for value in values if value.at >= begin]
-        least = max(1.0 if source == "ring" else 60.0, since_s / MAX_POINTS)
-        step = max(step_s or since_s / POINTS, least)
+        values = [value for value in self._values(service, metric, begin) if value.at >= begin]
+        step = max(step_s or since_s / POINTS, 1.0, since_s / MAX_POINTS)
         return History(
             service=service,
             metric=metric,
             meaning=METRICS[metric],
             step_s=step,
-            source=source,
-            points=list(_stepped(held, step)),
-            holes=_holes(held, HOLE_S[source]),
+            points=list(_stepped(values, step)),
+            holes=[[round(a.at, 3), round(b.at, 3)] for a, b in pairwise(values) if b.at - a.at > a.hole_s][
+                -MAX_HOLES:
+            ],
         )
 
-    def _of_minutes(self, samples: list[tuple[int, Sample]], boot: str, service: str, metric: str) -> Iterator[_Value]:
-        last = 0
-        for fold in read_folds(self.disk):
-            if fold.boot == boot:
-                last = max(last, fold.number)
-            yield from _of_fold(fold, service, metric, self._wall(fold, fold.boot))
-        minute = Minute(boot)
-        for fold in _folded(minute, [pair for pair in samples if pair[0] > last]):
-            yield from _of_fold(fold, service, metric, self._wall(fold, boot))
+    def _values(self, service: str, metric: str, begin: float) -> Iterator[_Value]:
+        ring = self.ring()
+        boot, samples = (ring.boot_id, ring.samples()) if ring else ("", [])
+        first = samples[0][0] if samples else 0
+        for fold in read_folds(self.disk, since=begin):
+            if not (samples and fold.boot == boot and fold.number >= first):
+                yield from _of_fold(fold, service, metric, self._wall(fold, fold.boot))
+        for _, sample in samples:
+            yield from _of_sample(sample, service, metric, self._wall(sample, boot))
 
     def _wall(self, recorded: Sample | Fold, boot: str) -> float:
         """Return when that was by the wall clock as it is now; of another boot only what it said then is known."""
@@ -134,23 +128,14 @@ class Recorded:
         return recorded.wall_ns / 1e9
 
 
-def _folded(minute: Minute, samples: Iterable[tuple[int, Sample]]) -> Iterator[Fold]:
-    for number, sample in samples:
-        if (done := minute.add(number, sample)) is not None:
-            yield done
-    if (rest := minute.end()) is not None:
-        yield rest
-
-
-def _of_samples(samples: list[tuple[int, Sample]], service: str, metric: str, wall: Callable[[Sample], float]) -> Iterator[_Value]:
-    for _, sample in samples:
-        for row in sample.rows:
-            if row.name == service and (sample.span_ms or metric in GAUGES):
-                if metric in GAUGES:
-                    value = float(row.value(metric))
-                else:
-                    value = _scaled(metric, sum(map(row.value, _parts(metric))), sample.span_ms)
-                yield _Value(wall(sample), value, value, value)
+def _of_sample(sample: Sample, service: str, metric: str, at: float) -> Iterator[_Value]:
+    for row in sample.rows:
+        if row.name == service and (sample.span_ms or metric in GAUGES):
+            if metric in GAUGES:
+                value = float(row.value(metric))
+            else:
+                value = _scaled(metric, sum(map(row.value, _parts(metric))), sample.span_ms)
+            yield _Value(at, value, value, value, SECOND_HOLE_S)
 
 
 def _of_fold(fold: Fold, service: str, metric: str, at: float) -> Iterator[_Value]:
@@ -158,12 +143,12 @@ def _of_fold(fold: Fold, service: str, metric: str, at: float) -> Iterator[_Valu
         if row.name != service:
             continue
         if metric in GAUGES:
-            low, mean, high = row.gauge(metric)
-            yield _Value(at, low, mean, high)
+            low, middle, high = row.gauge(metric)
+            yield _Value(at, low, middle, high, MINUTE_HOLE_S)
         elif row.seconds_ms:
             parts = [row.counter(part) for part in _parts(metric)]
             mean = _scaled(metric, sum(part[0] for part in parts), row.seconds_ms)
-            yield _Value(at, 0.0, mean, max(mean, _scaled(metric, sum(part[1] for part in parts), 1000)))
+            yield _Value(at, 0.0, mean, max(mean, _scaled(metric, sum(part[1] for part in parts), 1000)), MINUTE_HOLE_S)
 
 
 def _parts(metric: str) -> tuple[str, ...]:
@@ -195,9 +180,3 @@ def _point(bucket: list[_Value]) -> Point:
         mean=round(sum(value.mean for value in bucket) / len(bucket), 3),
         high=round(max(value.high for value in bucket), 3),
     )
-
-
-def _holes(values: list[_Value], longest_s: float) -> list[list[float]]:
-    pairs = zip(values, values[1:], strict=False)
-    return [[round(a.at, 3), round(b.at, 3)] for a, b in pairs if b.at - a.at > longest_s][-MAX_POINTS:]
-

@@ -25,6 +25,7 @@ from sparkd.recorder.sample import pack, unpack
 
 FILES = 10
 """The store is given up in tenths."""
+CLOCK_STEP_S = 3600.0
 _SUFFIX = ".folds"
 _MAGIC = b"\xf5fld"
 _HEAD = struct.Struct("<4scII")
@@ -72,8 +73,9 @@ class FoldStore:
         try:
             before = os.fstat(descriptor).st_size
             try:
-                if os.write(descriptor, content) < len(content):
-                    raise OSError(28, "No space left on device")  # the kernel says so only to the next write
+                written = os.write(descriptor, content)
+                while written < len(content):  # the kernel says only to the next write that there is no room
+                    written += os.write(descriptor, content[written:])
                 os.fdatasync(descriptor)
             except OSError:
                 with suppress(OSError):
@@ -123,10 +125,15 @@ class Left:
                 self.last = _decoded(_decode_fold, content)
 
 
-def read_folds(folder: Path) -> Iterator[Fold]:
-    """Yield every minute on disk, in the order written. What is damaged, or goes meanwhile, is left out."""
+def read_folds(folder: Path, *, since: float = 0.0) -> Iterator[Fold]:
+    """Yield the minutes on disk, in the order written. What is damaged, or goes meanwhile, is left out.
+
+    Files that were not written after *since* (wall clock, with an hour for its steps) are not read.
+    """
     for file in fold_files(folder):
         with suppress(OSError):
+            if file.stat().st_mtime < since - CLOCK_STEP_S:
+                continue
             for kind, content in _frames(file):
                 if kind == _FOLD:
                     with suppress(RemoteMessageError):

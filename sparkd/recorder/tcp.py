@@ -38,7 +38,9 @@ def acknowledged(*, also_here: bool = False) -> dict[int, int]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as asking:
         asking.settimeout(_LIMIT_S)
         for family in (socket.AF_INET, socket.AF_INET6):
-            asking.send(_REQUEST.pack(72, _BY_FAMILY, _NLM_REQUEST_DUMP, 1, 0, family, 6, _INFO_EXTENSION, _OPEN_STATES))
+            asking.send(
+                _REQUEST.pack(72, _BY_FAMILY, _NLM_REQUEST_DUMP, 1, 0, family, 6, _INFO_EXTENSION, _OPEN_STATES)
+            )
             for message in _replies(asking):
                 inode, there, count = _connection(message)
                 if also_here or not _stays(there):
@@ -52,12 +54,12 @@ def sockets_of(pids: Iterable[int]) -> dict[int, int]:
     for pid in pids:
         folder = f"/proc/{pid}/fd"
         try:
-            names = os.listdir(folder)
+            names = os.listdir(folder)  # noqa: PTH208 - plain names, often
         except OSError:  # gone, or of another user
             continue
         for name in names:
             try:
-                target = os.readlink(f"{folder}/{name}")
+                target = os.readlink(f"{folder}/{name}")  # noqa: PTH115 - often
             except OSError:
                 continue
             if target.startswith("socket:["):

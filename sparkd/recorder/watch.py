@@ -99,7 +99,7 @@ class Estate:
     either may wait for the other a little.
     """
 
-    open: Spent = Spent()
+    open: Spent = field(default_factory=Spent)
     heirs: list[str] = field(default_factory=list)
     looks: int = 0
     before: Spent | None = None
@@ -184,7 +184,10 @@ class Watch:
         if look is None:
             return {}
         before, self._zygote_cpu_us = self._zygote_cpu_us, look.own_cpu_us
-        return {"cpu_us": look.own_cpu_us - before if before is not None else 0, **group.events_since(count=before is not None)}
+        return {
+            "cpu_us": look.own_cpu_us - before if before is not None else 0,
+            **group.events_since(count=before is not None),
+        }
 
     def _taken_over(self) -> Spent | None:
         group = self._groups[ZYGOTE]

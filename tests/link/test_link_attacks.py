@@ -22,6 +22,7 @@ from sparkd.config import PeerConfig
 from sparkd.link import Timing, frames
 from sparkd.link.complaints import Complaints
 from sparkd.link.door import MAX_HALF_OPEN_PER_ADDRESS
+from sparkd.link.ledger import Ledger
 from sparkd.link.peer import Peer
 from sparkd.link.rules import PeerRules
 from sparkd.link.session import Session, SessionHooks
@@ -266,6 +267,7 @@ async def attack_session(messages: list[list[bytes]]) -> None:
             ended=lambda _session, reason: ended.append(reason),
         ),
         complaints=Complaints(LoggedLines(Happenings())),
+        ledger=Ledger(),
         max_message_bytes=1 << 20,
         heartbeat_s=1.0,
     )
