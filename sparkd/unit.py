@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Never
+from typing import Any, Never
 
 CORE_PACKAGES = frozenset(
     {
@@ -97,11 +97,16 @@ def _connect(path: str) -> int:
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     output.close()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr] # files, at start
+    # Opened anew: what they were made for at start, a file perhaps, has just lost its descriptor.
+    sys.stdout = sys.__stdout__ = _open(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _open(2)  # type: ignore[misc]
     faulthandler.enable(sys.stderr)
     faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True, chain=False)
     return result.detach()
+
+
+def _open(descriptor: int) -> Any:
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _find_core(folders: list[str], version: str) -> Callable[[bytes, int], int]:
