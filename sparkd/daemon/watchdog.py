@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 UNWATCHED_ROUND_S = 10.0
 """From one round to the next where systemd has no watchdog on us: what does not answer is told all the same."""
 EXTEND_S = 20.0
-EXTEND_EVERY_S = 2.0
+EXTEND_EVERY_S = 1.0
 """Often enough that some may be late; and a core that hangs while it starts has only the last of them left."""
 MAX_ANSWER_BYTES = 65_536
 _QUESTION = b'{"jsonrpc":"2.0","id":"watchdog","method":"node.version"}\n'

@@ -202,8 +202,8 @@ def test_a_crash_loop_ends_at_the_limit(node: Machine) -> None:
 
 
 def test_a_slow_first_start_gets_more_time_than_the_unit_gives(node: Machine) -> None:
-    drop_in(node, "[Service]\nTimeoutStartSec=4\n")
-    slow = plugin("await anyio.sleep(6)\n" + QUIET, offer="start_limit_s=30.0")
+    drop_in(node, "[Service]\nTimeoutStartSec=10\n")
+    slow = plugin("await anyio.sleep(12)\n" + QUIET, offer="start_limit_s=30.0")
     node.write("/etc/sparkd/plugins/slow.py", slow)
     node.sh("systemctl start sparkd")
 
