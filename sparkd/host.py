@@ -42,7 +42,7 @@ from sparkd.events import event_type
 from sparkd.interfaces import interface_name
 from sparkd.log import LEVELS, OncePer, StructuredLog
 from sparkd.metrics import snapshot
-from sparkd.outbox import Limits, RemoteOutbox, open_outbox
+from sparkd.outbox import Limits, RemoteOutbox, make_lasting, open_outbox
 from sparkd.outbox_interface import OutboxHostApi
 from sparkd.privacy import Privacy
 from sparkd.service import Outbox, OutboxWriter, Record, Service
@@ -117,7 +117,7 @@ class HostContext(Generic[C]):
         if self.place.state_dir:
             return Path(self.place.state_dir)
         folder = Path(self.place.state) / "plugins" / self.service.name
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_lasting(folder)  # waits for the disk once, when the service runs for the first time
         return folder
 
     async def serve(self, interface: type[I], handler: I) -> None:

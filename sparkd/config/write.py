@@ -18,6 +18,14 @@ def table_text(name: str, values: Mapping[str, Value]) -> str:
     return "\n".join([f"[{name}]", *lines]) + "\n"
 
 
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_drop_in(config: Path, name: str, text: str, *, replace: bool = False) -> Path:
     """Write `sparkd.d/`*name* beside the config, whole and synced; return the file.
 
@@ -37,6 +45,8 @@ def write_drop_in(config: Path, name: str, text: str, *, replace: bool = False) 
             part.replace(file)
         else:
             os.link(part, file)  # unlike rename, fails if the file is there
+        for place in (folder, config):
+            _sync(place)
     except FileExistsError:
         raise ConfigError(f"{file}: is there already; change it by hand, or remove it first") from None
     except OSError as error:

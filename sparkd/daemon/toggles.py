@@ -28,6 +28,12 @@ def write(config_folder: Path, name: str, enabled: bool) -> None:  # noqa: FBT00
         out.flush()
         os.fsync(out.fileno())
     part.rename(file)
+    for place in (folder, config_folder):  # the switch was confirmed: a power cut must not take it back
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _read(file: Path) -> dict[str, bool]:

@@ -24,6 +24,7 @@ import zmq  # noqa: TID251 - keys are made by the library that uses them
 from zmq.utils import z85  # noqa: TID251 - likewise
 
 from sparkd.errors import ConfigError
+from sparkd.outbox import make_lasting
 from sparkd.service import NAME
 
 _Z85 = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
@@ -175,9 +176,8 @@ class KeyStore:
 
     def prepare(self) -> None:
         """Make the folders if they are missing."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.trusted_folder.mkdir(mode=0o755, exist_ok=True)
-        self.invites_folder.mkdir(mode=0o700, exist_ok=True)
+        for folder, mode in ((self.folder, 0o700), (self.trusted_folder, 0o755), (self.invites_folder, 0o700)):
+            make_lasting(folder, mode)
 
     def _trusted_key(self, file: Path) -> str:
         if not NAME.fullmatch(file.stem):

@@ -150,6 +150,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_lasting(folder: Path, mode: int = 0o750) -> None:
+    """Make *folder* with those above it, so that a power cut cannot take it away with what is synced in it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
 def write_whole(path: Path, content: str) -> None:
     """Replace *path* by *content*, whole or not at all, and make it last."""
     part = path.with_name(f"{path.name}.part")

@@ -8,7 +8,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeGuard
 
 from sparkd.codec import new_epoch
@@ -24,6 +23,7 @@ from sparkd.outbox.files import (
     is_damage,
     keep_reserve,
     locked,
+    make_lasting,
     read_json,
     storage,
     sync_folder,
@@ -154,7 +154,7 @@ def open_stream(files: Files, limits: Limits, *, lock_limit_s: float | None = No
     """Open a stream for writing, making or mending it as needed. Raises StorageError, never for damage."""
     with contextlib.ExitStack() as closing:
         with storage(files.folder, "open the stream"):
-            _make_folders(files.folder)
+            make_lasting(files.folder)
             closing.enter_context(
                 locked(files.folder / "lock", limit_s=LOCK_LIMIT_S if lock_limit_s is None else lock_limit_s)
             )
@@ -181,13 +181,6 @@ def stream_id(files: Files, node_id: str) -> StreamId:
 def valid_epoch(value: object) -> TypeGuard[int]:
     """Whether *value* can be an epoch: 64 bits, not zero."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 64
-
-
-def _make_folders(folder: Path) -> None:
-    missing = [path for path in (folder, folder.parent) if not path.exists()]
-    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-    for path in missing:
-        sync_folder(path.parent)
 
 
 def _last_segment(files: Files) -> Segment:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from sparkd.outbox import make_lasting
 from sparkd.registry.discover import candidates, files_of
 from sparkd.steps import reached
 
@@ -111,7 +112,7 @@ class Shelf:
         if target.is_dir():
             os.utime(target)  # it is of interest again
             return
-        self.versions.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_lasting(self.versions, 0o700)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.versions))
         try:
             for name, file in version.files.items():
@@ -131,7 +132,7 @@ class Shelf:
 
     def note(self, taken: Taken) -> None:
         """Make *taken* the state, durably. Raises OSError."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_lasting(self.folder, 0o700)
         part = self.folder / "state.json.part"
         with part.open("wb") as out:
             out.write(msgspec.json.encode(taken))
