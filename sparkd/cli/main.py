@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -255,6 +256,22 @@ def _access(options: argparse.Namespace) -> int:
     return 0 if answer["allowed"] else FAILED
 
 
+def _recorded(options: argparse.Namespace) -> int:
+    from sparkd.cli import recorded  # noqa: PLC0415 - not needed by others
+
+    ask = partial(_ask, options)
+    if options.command != "history":
+        shown: Callable[[argparse.Namespace, recorded.Ask], int] = getattr(recorded, options.command)
+        return shown(options, ask)
+    try:
+        return recorded.history(options, ask)
+    except NoDaemonError as error:
+        if options.node:
+            raise
+        print(f"sparkctl: {error}; this is what it left", file=sys.stderr)
+        return recorded.history(options, None)
+
+
 def _offline(options: argparse.Namespace) -> int:
     from sparkd.cli import offline  # noqa: PLC0415 - brings the config and its folders
 
@@ -301,6 +318,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "logs": _logs,
     "log-level": _log_level,
     "access": _access,
+    "top": _recorded,
+    "history": _recorded,
+    "usage": _recorded,
     "schema": _schema,
     "config": _config,
     "check": _offline,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparkd.cli import access, examining, inviting, logs, saving, starting
+from sparkd.cli import access, examining, inviting, logs, recorded, saving, starting
 
 KEY_CHARS = 40
 FAILED, USAGE, NO_DAEMON, BAD_CONFIG, NOT_WELL = 1, 2, 3, 4, 5
@@ -88,6 +88,7 @@ def _looking(commands: Subparsers) -> None:
     commands.add_parser("bus", help="counters of the bus: sent, lost, dropped")
     commands.add_parser("outbox", help="durable streams: how much waits for whom")
     logs.words(commands)
+    recorded.words(commands)
     access.words(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of a service's config table")
     schema.add_argument("name", metavar="NAME")

@@ -100,7 +100,7 @@ class Totals(msgspec.Struct, array_like=True, gc=False):
                 used.today[at] += amount
 
     def _make_room(self) -> None:
-        if len(self.services) < MAX_SERVICES:
+        if len(self.services) < MAX_SERVICES - 1:  # one is for the others
             return
         least = min((name for name in self.services if name != OTHERS), key=lambda name: sum(self.services[name].ever))
         gone = self.services.pop(least)

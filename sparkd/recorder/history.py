@@ -72,15 +72,16 @@ class _Value(msgspec.Struct, frozen=True, gc=False):
 class Recorded:
     """The files of a node's recorder."""
 
-    def __init__(self, runtime: Path, state: Path) -> None:
-        """Read from the `recorder` folders below *runtime* and *state*."""
+    def __init__(self, runtime: Path, state: Path, *, last_crash: bool = False) -> None:
+        """Read from the `recorder` folders below *runtime* and *state*; *last_crash*: only the ring kept aside."""
+        self._last_crash = last_crash
         self.ring_folder, self.disk = runtime / "recorder", state / "recorder"
         self._boot = boot_id()
 
-    def ring(self, name: str = RING) -> Ring | None:
+    def ring(self) -> Ring | None:
         """Return the ring; None if there is none."""
         try:
-            return read_ring(self.ring_folder / name)
+            return read_ring(self.ring_folder / (LAST_CRASH if self._last_crash else RING))
         except (OSError, ValueError):
             return None
 
@@ -115,7 +116,7 @@ class Recorded:
         ring = self.ring()
         boot, samples = (ring.boot_id, ring.samples()) if ring else ("", [])
         first = samples[0][0] if samples else 0
-        for fold in read_folds(self.disk, since=begin):
+        for fold in () if self._last_crash else read_folds(self.disk, since=begin):
             if not (samples and fold.boot == boot and fold.number >= first):
                 yield from _of_fold(fold, service, metric, self._wall(fold, fold.boot))
         for _, sample in samples:

@@ -14,6 +14,10 @@ from sparkd.cli.main import _COMMANDS
 LINES: dict[str, dict[str, object]] = {
     "status": {"command": "status"},
     "plugins": {"command": "plugins"},
+    "top --once --sort rss": {"command": "top", "once": True, "sort": "rss"},
+    "history core cpu --since 2h": {"command": "history", "service": "core", "metric": "cpu", "since": 7200.0},
+    "history core --csv --last-crash": {"metric": "rss", "csv": True, "last_crash": True},
+    "usage": {"command": "usage"},
     "plugin start x": {"command": "plugin", "verb": "start", "name": "x"},
     "plugin stop x": {"command": "plugin", "verb": "stop", "name": "x"},
     "plugin restart x": {"command": "plugin", "verb": "restart", "name": "x"},
