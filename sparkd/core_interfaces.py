@@ -47,6 +47,22 @@ class BlockedLoop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a service may use, as its table in the config says; 0 for no limit."""
+
+    memory_max_bytes: int = 0
+    cpu_max_percent: float = 0.0
+    open_files_max: int = 0
+    tasks_max: int = 0
+    throttled_s: float = 0.0
+    """For how long this run was kept from the processor."""
+    tasks_refused: int = 0
+    """How often this run could not have one more thread or process."""
+    not_kept: list[str] = field(default_factory=list)
+    """The keys that nothing here can enforce: no control group was delegated to the daemon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
     """One service: what it does, since when, and if it does not run, why and what to do about it."""
 
@@ -64,6 +80,8 @@ class ServiceStatus:
     hangs: int = 0
     """Restarts because its event loop did not answer."""
     last_failure: LastFailure | None = None
+    budget: Budget | None = None
+    """None if nothing limits it."""
     blocked: BlockedLoop | None = None
     """None if its loop was never blocked."""
     retry_in_s: float | None = None

@@ -23,7 +23,7 @@ LAYERS = (
         "needs",
     }
     | {"arrays", "reference", "outbox_interface"},
-    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "recorder", "shm", "deeds"},
+    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "recorder", "cgroups", "shm", "deeds"},
     {"blocked", "bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor", "unit"},
     {"daemon", "cli", "doctor", "testing", "demo", "priv"},
 )

@@ -128,6 +128,7 @@ def _troubles(answer: Mapping[str, Any]) -> list[RenderableType]:
     ]
     found += [_recovered(one) for one in answer["services"] if _failed_lately(one)]
     found += [_blocked(one["name"], one["blocked"]) for one in answer["services"] if _is_late(one.get("blocked"))]
+    found += [_budget(one["name"], one["budget"]) for one in answer["services"] if _is_notable(one.get("budget"))]
     found += [_blocked(_core_name(core), core) for core in (answer.get("core_blocked"),) if core and _is_late(core)]
     found += [_trouble(f"link to {link['peer']}", link) for link in answer["links"] if not link["connected"]]
     found += [Text(f"\n● {safe(problem)}", "yellow") for problem in answer["problems"]]
@@ -142,6 +143,22 @@ def _failed_lately(service: Mapping[str, Any]) -> bool:
 def _is_late(what: Mapping[str, Any] | None) -> bool:
     """Whether something happened in the last hour."""
     return what is not None and time.time() - what["at"] < LATELY_S
+
+
+def _is_notable(budget: Mapping[str, Any] | None) -> bool:
+    return budget is not None and bool(budget["throttled_s"] >= 1 or budget["tasks_refused"] or budget["not_kept"])
+
+
+def _budget(name: str, budget: Mapping[str, Any]) -> Text:
+    said, remedy = [], "raise its limits in the config, or let it do less"
+    if budget["throttled_s"] >= 1:
+        said.append(f"kept from the processor for {age(budget['throttled_s'])} (cpu_max_percent)")
+    if budget["tasks_refused"]:
+        said.append(f"could not have another thread {budget['tasks_refused']} times (tasks_max)")
+    if budget["not_kept"]:
+        said.append(f"{' and '.join(budget['not_kept'])} not enforced: the daemon has no control group of its own")
+        remedy = "run it by systemd with Delegate=cpu memory pids"
+    return _trouble(name, {"reason": "; ".join(said), "remedy": remedy})
 
 
 def _core_name(blocked: Mapping[str, Any]) -> str:

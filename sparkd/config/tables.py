@@ -237,7 +237,13 @@ class PluginTable:
     stop_without_needs: bool = False
     """Whether it is stopped when something it needs goes away; it starts again when that is back."""
     memory_max_bytes: int = 0
-    """Limit of its address space; 0 for none."""
+    """What each of its services may hold; 0 for no limit. Without a control group its address space is limited."""
+    cpu_max_percent: float = 0.0
+    """Of one processor, for each of its services; 0 for no limit."""
+    open_files_max: int = 0
+    """Descriptors that each of its services may have; 0 for no limit of its own."""
+    tasks_max: int = 0
+    """Threads and processes of each of its services; 0 for no limit."""
     publish_messages_per_s: float | None = None
     """What each of its services may publish, instead of what `[bus] flood_messages_per_s` says."""
     publish_bytes_per_s: float | None = None
@@ -257,6 +263,12 @@ class PluginTable:
         check_range("watchdog_s", self.watchdog_s, 0, 3600)
         check_range("health_window_s", self.health_window_s, 1, 86_400)
         check_range("memory_max_bytes", self.memory_max_bytes, 0, 1 << 50)
+        if self.cpu_max_percent:
+            check_range("cpu_max_percent", self.cpu_max_percent, 1, 100_000)
+        if self.open_files_max:
+            check_range("open_files_max", self.open_files_max, 32, 1 << 20)
+        if self.tasks_max:
+            check_range("tasks_max", self.tasks_max, 8, 1 << 20)
         check_flood("publish", self.publish_messages_per_s, self.publish_bytes_per_s)
 
 

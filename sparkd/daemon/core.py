@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ from sparkd.core_interfaces import (
 )
 from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep, watchdog
 from sparkd.daemon.blocks import BlockedLoops, name_core_blocks, of_core
+from sparkd.daemon.budgets import Budgets
 from sparkd.daemon.gate import Gate
 from sparkd.daemon.last_good import LastGood, Shelf
 from sparkd.daemon.launching import make_needs, make_plugins
@@ -93,6 +94,7 @@ class Core:
     supervisor: Supervisor = field(default_factory=Supervisor)
     problems: dict[str, str] = field(default_factory=dict)
     """What is wrong and is not a service's or a link's, by what it is about."""
+    budgets: Budgets = field(default_factory=lambda: Budgets(None))
     blocks: BlockedLoops = field(default_factory=BlockedLoops)
     complaints: OncePer = field(default_factory=OncePer)
     """Keeps a stranger or a bad plugin from flooding the log."""
@@ -269,7 +271,8 @@ class Core:
         pid = service.instance.pid if service.instance else None
         memory = await anyio.to_thread.run_sync(report.memory_of, pid) if pid else None
         lines = [line.text for line in self.logbook.tail(service.name, 5)]
-        return report.of_service(service, pid=pid, memory=memory, lines=lines, blocked=self.blocks.of(service.name))
+        found = report.of_service(service, pid=pid, memory=memory, lines=lines, blocked=self.blocks.of(service.name))
+        return replace(found, budget=self.budgets.of(service.plan))
 
     def summary(self) -> str:
         """Return the one line of truth."""

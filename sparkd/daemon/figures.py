@@ -67,7 +67,15 @@ class _Figures(Collector):
                 states.add_metric([name, state.value], float(service.state is state))
             restarts.add_metric([name], service.restarts)
             hangs.add_metric([name], service.hangs)
-        yield from (states, restarts, hangs, *core.blocks.metrics(), *self._link(), *self._doors())
+        yield from (
+            states,
+            restarts,
+            hangs,
+            *core.blocks.metrics(),
+            *core.budgets.metrics(),
+            *self._link(),
+            *self._doors(),
+        )
 
     def _link(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("sparkd_link_connected", "1 while the link to a peer is up.", labels=["peer"])

@@ -52,6 +52,8 @@ def _launchers(core: Core) -> dict[Isolation, Launcher]:
         gone=partial(_gone, core),
         on_line=core.logbook.child_line,
         log_level=core.levels.of,
+        group=core.budgets.open,
+        limits_address_space=not core.budgets.limits_memory(),
     )
     return {
         Isolation.PROCESS: ProcessLauncher(core.zygote, surroundings),

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparkd.cgroups import Tree
 from sparkd.child import SERVICE, service_main
 from sparkd.config import Config, find_config, load_config, load_places, make, node_id
 from sparkd.daemon.exits import EX_CONFIG
@@ -53,13 +54,23 @@ def _run(config_file: Path | None) -> int:
     try:
         identity = node_id(places.state)
         rehearse()
+        tree = _tree()
         zygote = Zygote.fork({SERVICE: service_main, "probe": probe_main})  # before the first thread and zmq Context
         # Not sooner: what is imported by the fork, every child carries.
         from sparkd.daemon.serve import serve  # noqa: PLC0415 - see above
 
-        return serve(config, places, identity, zygote, shelf)
+        return serve(config, places, identity, zygote, shelf, tree=tree)
     finally:
         os.close(lock)
+
+
+def _tree() -> Tree | None:
+    """Return our part of the tree of control groups, if we were given one; this process has moved within it."""
+    try:
+        return Tree.take()
+    except OSError as error:
+        logging.getLogger("core").warning("control groups cannot be used, limits of a process must do: %s", error)
+        return None
 
 
 def _in_force(shelf: Shelf, config: Config) -> Config:

@@ -9,7 +9,9 @@ from functools import partial
 
 import anyio
 
+from sparkd.cgroups import Tree
 from sparkd.config import Config, Places
+from sparkd.daemon.budgets import Budgets
 from sparkd.daemon.core import Core
 from sparkd.daemon.exits import EX_FAILED, EX_TEMPFAIL
 from sparkd.daemon.last_good import Shelf
@@ -21,7 +23,7 @@ from sparkd.systemd import Notifier
 from sparkd.zygote import Zygote
 
 
-def serve(config: Config, places: Places, node_id: str, zygote: Zygote, shelf: Shelf) -> int:
+def serve(config: Config, places: Places, node_id: str, zygote: Zygote, shelf: Shelf, *, tree: Tree | None) -> int:
     """Run the core until SIGTERM or SIGINT; return the exit code."""
     faulthandler.enable()  # who sends SIGABRT, as systemd's watchdog does, gets told where each thread stood
     store = LogStore(places.state / "logs", max_bytes=config.logs.max_bytes)
@@ -39,6 +41,7 @@ def serve(config: Config, places: Places, node_id: str, zygote: Zygote, shelf: S
         log_store=store,
         levels=Levels(config.node.log_level),
         shelf=shelf,
+        budgets=Budgets(tree),
     )
     store.on_problem = partial(_on_log_problem, core)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,8 @@ def _verdict(error: BaseException) -> tuple[EndKind, str, str]:
             kind, reason, remedy = EndKind.MISSING, str(error), "make room, or mend the disk"
         case CallError(kind=CallErrorKind.UNAVAILABLE):
             kind, reason, remedy = EndKind.MISSING, error.message, str(error.data.get("remedy", ""))
+        case OSError(errno=errno.EMFILE):
+            remedy = "raise open_files_max in its table of the config, or let it close what it opens"
         case MemoryError():
             reason, remedy = "out of memory", "raise its memory limit, or let it hold less"
     return kind, reason, remedy

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import anyio
 import msgspec
 
+from sparkd.cgroups import Group
 from sparkd.child import SERVICE, ChildSpec, decode_end
 from sparkd.config import decode_table
 from sparkd.core_interfaces import HostApi
@@ -96,6 +97,10 @@ class Surroundings:
     """Told each line that a service writes."""
     log_level: Callable[[str], str] = lambda _service: "info"
     env: Callable[[str], Mapping[str, str]] = lambda _service: {}
+    group: Callable[[Plan], Group | None] = lambda _plan: None
+    """Makes the control group of a run; None where there are none. Raises OSError."""
+    limits_address_space: bool = True
+    """Whether a memory limit is that of the address space, because no group keeps it."""
 
 
 def placed(place: Place, plan: Plan) -> Place:
@@ -121,14 +126,25 @@ class ProcessLauncher:
         around = self._around
         token, ready = around.entrance.expect(plan.name)
         try:
-            async with self._child(plan, token) as (child, output):
-                yield ProcessInstance(plan, child, ready, around.reach(plan.name), output)
+            async with self._group(plan) as group, self._child(plan, token, group) as (child, output):
+                yield ProcessInstance(plan, child, ready, around.reach(plan.name), output, group=group)
         finally:
             around.entrance.forget(plan.name, ready)
             around.gone(plan.name)
 
     @asynccontextmanager
-    async def _child(self, plan: Plan, token: str) -> AsyncIterator[tuple[Child, Output]]:
+    async def _group(self, plan: Plan) -> AsyncIterator[Group | None]:
+        """Make the run's control group; leaving kills all that is in it, in whatever session."""
+        group = self._around.group(plan)
+        try:
+            yield group
+        finally:
+            if group is not None:
+                with anyio.CancelScope(shield=True):
+                    await group.remove()
+
+    @asynccontextmanager
+    async def _child(self, plan: Plan, token: str, group: Group | None) -> AsyncIterator[tuple[Child, Output]]:
         """Fork a child, with its last lines; leaving kills it and whatever it started."""
         around = self._around
         output = Output()
@@ -151,7 +167,9 @@ class ProcessLauncher:
             msgspec.msgpack.encode(spec),
             name=plan.name,
             env=around.env(plan.name),
-            memory_bytes=plan.table.memory_max_bytes,
+            memory_bytes=plan.table.memory_max_bytes if around.limits_address_space else 0,
+            open_files=plan.table.open_files_max,
+            cgroup=str(group.path) if group is not None else "",
             on_line=on_line,
         )
         try:
@@ -165,8 +183,18 @@ class ProcessLauncher:
 class ProcessInstance:
     """A service in a child process."""
 
-    def __init__(self, plan: Plan, child: Process, ready: anyio.Event, host: HostApi, output: Output) -> None:
-        """Watch *child*; *output* holds its last lines."""
+    def __init__(
+        self,
+        plan: Plan,
+        child: Process,
+        ready: anyio.Event,
+        host: HostApi,
+        output: Output,
+        *,
+        group: Group | None = None,
+    ) -> None:
+        """Watch *child*; *output* holds its last lines, *group* is its control group."""
+        self._group = group
         self._plan, self._child, self._ready, self._host, self._output = plan, child, ready, host, output
         self._end: End | None = None
         self._asked = False
@@ -255,6 +283,12 @@ class ProcessInstance:
 
     def _from_exit(self, how: Exit) -> End:
         file, line = where_in_dump(list(self._output.lines), self._plan.source.home)
+        if how.signal == signal.SIGKILL and self._group is not None and self._group.oom_kills():
+            limit = self._plan.table.memory_max_bytes
+            reason = f"it was killed for holding more memory than memory_max_bytes = {limit} lets it"
+            if not limit:
+                reason = "it was killed because the machine was out of memory"
+            return End(kind=EndKind.FAILED, reason=reason, remedy="raise its limit, or let it hold less")
         if how.signal is not None and how.signal not in _CRASHES:
             return End(kind=EndKind.SIGNALLED, reason=f"{how}, from outside", remedy="see who sent it: journalctl -k")
         if how.signal is None and how.code == 0:

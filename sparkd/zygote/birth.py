@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Never, TypeAlias
 
 from sparkd import steps
@@ -84,6 +85,8 @@ def _open(descriptor: int, mode: str) -> Any:
 
 
 def _take_limits(order: wire.Order) -> None:
+    if order.cgroup:
+        Path(order.cgroup, "cgroup.procs").write_text("0")
     kernel.name_process(order.name or order.kind)
     kernel.volunteer_for_oom(OOM_EXTRA)
     os.environ.update(order.env)
@@ -92,6 +95,10 @@ def _take_limits(order: wire.Order) -> None:
     if order.memory_bytes:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (order.memory_bytes, hard))
+    if order.open_files:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = min(order.open_files, hard) if hard != resource.RLIM_INFINITY else order.open_files
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 def _read_all(descriptor: int) -> bytes:

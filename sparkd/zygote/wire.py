@@ -57,6 +57,10 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     env: dict[str, str]
     memory_bytes: int
     """Limit of the address space; 0 for none."""
+    open_files: int = 0
+    """Limit of descriptors; 0 for that of the zygote."""
+    cgroup: str = ""
+    """The folder of the control group it joins before anything else; empty for the zygote's own."""
 
 
 ToZygote: TypeAlias = Fork | Kill

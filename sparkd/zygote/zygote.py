@@ -95,16 +95,19 @@ class Zygote:
         name: str = "",
         env: Mapping[str, str] | None = None,
         memory_bytes: int = 0,
+        open_files: int = 0,
+        cgroup: str = "",
         on_line: Callable[[str], None] | None = None,
         max_result_bytes: int = MAX_RESULT_BYTES,
     ) -> Child:
         """Start a child that runs the main of *kind* with *spec*.
 
         *on_line* gets each line it writes to stdout or stderr; it must be quick and must not raise. *memory_bytes*
-        limits its address space. Raises OSError if the kernel refuses (the zygote lives on), ChildProcessError if
-        the zygote is gone. A child whose caller is cancelled meanwhile is killed.
+        limits its address space, *open_files* its descriptors; it joins the control group at *cgroup*. Raises OSError
+        if the kernel refuses (the zygote lives on), ChildProcessError if the zygote is gone. A child whose caller is
+        cancelled meanwhile is killed.
         """
-        order = wire.Order(kind, name, spec, dict(env or {}), memory_bytes)
+        order = wire.Order(kind, name, spec, dict(env or {}), memory_bytes, open_files, cgroup)
         number = next(self._numbers)
         pipes = Pipes(on_line=on_line, max_result_bytes=max_result_bytes)
         request = self._requests[number] = _Request(pipes)
