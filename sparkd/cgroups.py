@@ -18,8 +18,6 @@ import anyio
 CONTROLLERS = ("cpu", "memory", "pids")
 CPU_PERIOD_US = 100_000
 """The kernel's own default for cpu.max."""
-HIGH = 0.9
-"""From this part of its memory limit on a service is slowed down and its caches are taken, before it is killed."""
 REMOVE_LIMIT_S = 1.0
 REMOVE_PAUSE_S = 0.01
 _DELEGATE = ("user.delegate", "trusted.delegate")
@@ -45,7 +43,7 @@ class Group:
     def limit(self, limits: GroupLimits, controllers: frozenset[str]) -> None:
         """Set what *controllers* can keep of *limits*. Raises OSError if the kernel refuses."""
         if limits.memory_bytes and "memory" in controllers:
-            self._write("memory.high", str(int(limits.memory_bytes * HIGH)))
+            # No memory.high: without swap it holds a service in the kernel for minutes, where nobody sees why.
             self._write("memory.max", str(limits.memory_bytes))
             self._write("memory.oom.group", "1")  # half a service is none
         if limits.cpu_percent and "cpu" in controllers:

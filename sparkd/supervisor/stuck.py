@@ -135,5 +135,5 @@ def note_on(state: str) -> str:
     """Return what a state says that explains why a process does not answer; empty if nothing."""
     return {
         "T": "its process is stopped by a signal (SIGSTOP)",
-        "D": "its process waits in the kernel for a device that does not answer",
+        "D": "its process waits in the kernel, for a disk, a device or memory",
     }.get(state, "")

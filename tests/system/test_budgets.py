@@ -48,6 +48,9 @@ def delegated(started: Node) -> Iterator[Path]:
         pytest.skip("a control group can be made by root only, where cgroup v2 is mounted")
     own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     home, group = top / own.lstrip("/"), top / own.lstrip("/") / f"sparkd-test-{os.getpid()}"
+    for name in ("cpu", "memory", "pids"):
+        with suppress(OSError):  # an old hierarchy has it
+            (home / "cgroup.subtree_control").write_text(f"+{name}")
     group.mkdir()
     try:
         os.setxattr(group, "user.delegate", b"1")
