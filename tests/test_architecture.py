@@ -21,6 +21,7 @@ LAYERS = (
         "interfaces",
         "core_interfaces",
         "needs",
+        "conditions",
     }
     | {"arrays", "reference", "outbox_interface"},
     {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "recorder", "cgroups", "shm", "deeds"},

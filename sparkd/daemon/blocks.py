@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 
 from sparkd.blocked import Blocks, tell_of_blocks
-from sparkd.core_interfaces import BlockedLoop
+from sparkd.conditions import BlockedLoop
 from sparkd.service import Isolation
 from sparkd.supervisor import Supervised
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 
 from sparkd.cgroups import Group, GroupLimits, Tree
-from sparkd.core_interfaces import Budget
+from sparkd.conditions import Budget
 from sparkd.supervisor import Plan
 
 NEEDED_BY = {"cpu_max_percent": "cpu", "tasks_max": "pids"}

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparkd.core_interfaces import BlockedLoop, LastFailure, ServiceStatus
+from sparkd.conditions import BlockedLoop, LastFailure
+from sparkd.core_interfaces import ServiceStatus
 from sparkd.daemon.plugins import failed_state
 from sparkd.registry import Failure, PluginSource
 from sparkd.states import State
