@@ -92,12 +92,6 @@ def test_every_test_it_names_exists() -> None:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
 
 
-def test_every_number_in_the_table_of_what_survives_has_its_test() -> None:
-    section = README.read_text().partition("## What survives what")[2].partition("\n## ")[0]
-
-    assert set(re.findall(r"\[(\d)\]", section)) == set(re.findall(r"^(\d)\. `tests/", section, re.MULTILINE))
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_it_names_exists(document: str) -> None:
     named = re.findall(

@@ -283,3 +283,23 @@ def fill(channel: Channel) -> tuple[int, str]:
         except CallError as error:
             return sent, str(error)
     raise AssertionError("never refused")
+
+
+async def test_events_said_while_the_link_was_cut_are_lost_and_counted(root: Path) -> None:
+    async with edge_and_cloud(root).linked() as both, both.cloud.bus.subscribe(Count) as there:
+        await both.edge.bus.publish(Count(n=1))
+        assert (await anext(there)).event.n == 1
+        both.cloud.keys.revoke("edge")
+        await both.edge.down("cloud")
+        for n in range(2, 7):
+            await both.edge.bus.publish(Count(n=n))
+        both.cloud.keys.trust("edge", both.edge.key)
+        await both.edge.up("cloud")
+        await both.edge.forwarding("cloud")
+        sent = seen = 0
+        while not seen:  # forwarding begins a moment after the link is up: what is sent before is lost too
+            sent += 1
+            await both.edge.bus.publish(Count(n=7))
+            with anyio.move_on_after(0.5):
+                seen += (await anext(there)).event.n == 7
+        assert there.lost == 5 + sent - seen
