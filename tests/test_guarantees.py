@@ -31,7 +31,7 @@ def cells() -> dict[tuple[str, str], str]:
 
 
 @cache
-def tests_in(file: str) -> frozenset[str]:
+def names_in(file: str) -> frozenset[str]:
     tree = ast.parse((ROOT / file).read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, functions))
@@ -54,7 +54,7 @@ def test_every_cell_promises_something_and_names_its_test(durability: str, fault
     for number in numbers:
         assert number in named, f"there is no test {number}"
         file, test = named[number]
-        assert test in tests_in(file), f"{file} has no {test}"
+        assert test in names_in(file), f"{file} has no {test}"
 
 
 def test_no_listed_test_is_without_a_promise() -> None:
