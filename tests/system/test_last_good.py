@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,32 @@ def test_a_critical_service_that_waits_for_a_device_takes_nothing_back(eye: Node
     wanted.touch()
     runs(eye, "eye")
     until(lambda: state(eye)["good"], lambda good: good != before, limit_s=8)
+
+
+@pytest.mark.parametrize("change", ["import", "remove"])
+def test_a_critical_plugin_that_has_no_service_left_proves_nothing(eye: Node, change: str) -> None:
+    before = state(eye)["good"]
+    if change == "remove":
+        (eye.plugins / "eye.py").unlink()
+    else:
+        drop_in(eye, GOOD, more="import a_module_that_nobody_has\n")
+    until(lambda: service(eye, "eye").get("state"), lambda now: now != "running")
+    drop_in(eye, GOOD, name="other")
+    runs(eye, "other")
+    began = time.monotonic()
+    until(time.monotonic, lambda now: now > began + 3 or state(eye)["good"] != before)
+    assert state(eye)["good"] == before, "twice the window has passed"
+
+
+def test_a_version_that_could_not_be_written_is_tried_again_and_the_message_clears(eye: Node) -> None:
+    before = state(eye)["good"]
+    versions = eye.state / "last-known-good" / "versions"
+    kept = versions.rename(versions.with_name("aside"))
+    versions.write_text("in the way")
+    drop_in(eye, GOOD + "\n# changed")
+    until(lambda: problems(eye), lambda text: "cannot be kept" in text)
+    versions.unlink()
+    kept.rename(versions)
+
+    until(lambda: state(eye)["good"], lambda good: good != before, limit_s=15)
+    until(lambda: problems(eye), lambda text: "cannot be kept" not in text)

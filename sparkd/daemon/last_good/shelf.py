@@ -119,6 +119,8 @@ class Shelf:
                 copy = part / name
                 copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
+                if _sum(copy) != version.sums[name]:  # else the good version could hold what came after it
+                    raise OSError(f"{file} changed while it was read")
                 copy.chmod(0o600)
                 _sync(copy)
             for folder in (part, *(path for path in part.rglob("*") if path.is_dir())):

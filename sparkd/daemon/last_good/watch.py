@@ -34,6 +34,9 @@ OWN_FAULT = (EndKind.FAILED, EndKind.MISCONFIGURED)
 FAILING = (State.BACKOFF, State.BROKEN)
 NOT_ITS_FAULT = (FailureKind.MISSING, FailureKind.UNAVAILABLE, FailureKind.PENDING)
 TOPIC = "system.health.rollback"
+AGAIN_S = 5.0
+"""After a version or the state could not be written: a full disk, say."""
+KEEPING = "keeping the last good"
 
 
 @dataclass(slots=True)
@@ -89,8 +92,13 @@ class LastGood:
             try:
                 await self._look()
             except OSError as error:
-                self._tell(f"the last good config cannot be kept: {error}; see {self._shelf.folder}")
-                await anyio.sleep(5.0)
+                self._core.problems[KEEPING] = (
+                    f"the last good config cannot be kept: {error}; see space and rights of {self._shelf.folder}"
+                )
+                await anyio.sleep(AGAIN_S)
+                self._bell.set()  # nobody else would ring: the change was told already
+            else:
+                self._core.problems.pop(KEEPING, None)
 
     async def accept(self) -> None:
         """Go by what is on disk, whatever comes of it. Raises ConfigError if it cannot be used."""
@@ -169,6 +177,12 @@ class LastGood:
                 trial.until = time.monotonic() + self._window_s()
 
     def _all_ran(self) -> bool:
+        """Whether every critical service runs, or was told not to; a plugin that cannot be read has none to ask."""
+        tables = self._core.config.plugins
+        unread = {source.name for source, _ in self._core.plugins.failures()}
+        unread |= {plugin.name for plugin in self._core.plugins.absent()}
+        if any(tables[name].critical for name in unread & tables.keys()):
+            return False
         services = [service for service in self._core.supervisor.services.values() if service.plan.critical]
         resting = (State.STOPPED, State.DISABLED, State.SHED)
         return all(service.state in (State.RUNNING, State.DEGRADED, *resting) for service in services)
