@@ -345,52 +345,6 @@ class LogsApi(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessOverview:
-    """A client of the Unix socket, as the kernel says, and what it may call."""
-
-    uid: int
-    gid: int
-    pid: int
-    groups: list[int]
-    user: str
-    """Its name; empty if it has none."""
-    admin: bool
-    rules: list[str]
-    """The rules that are for it."""
-    calls: dict[str, str]
-    """Each method of this node that it may call, and the rule that allows it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessAnswer:
-    """Whether a call may be made."""
-
-    method: str
-    allowed: bool
-    rule: str
-    """By which rule; for what is refused, why."""
-    remedy: str = ""
-
-
-@interface("access")
-class AccessApi(Protocol):
-    """Who may call what over the Unix socket."""
-
-    @reads
-    async def me(self) -> AccessOverview:
-        """Return who the caller is, and what they may call by which rule."""
-        ...
-
-    @reads
-    async def explain(self, *, method: str, topics: list[str] | None = None, user: str = "") -> AccessAnswer:
-        """Return whether the caller, or for an admin who asks another *user*, may call *method*, and why.
-
-        *topics* are those of a subscription.
-        """
-        ...
-
-
 @interface("supervisor")
 class SupervisorApi(Protocol):
     """What a service's host says to the core. Open to hosts only."""

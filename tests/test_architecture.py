@@ -23,8 +23,21 @@ LAYERS = (
         "needs",
         "conditions",
     }
-    | {"arrays", "reference", "outbox_interface"},
-    {"hookspecs", "config", "log", "logstore", "metrics", "systemd", "outbox", "recorder", "cgroups", "shm", "deeds"},
+    | {"access_interfaces", "arrays", "reference", "outbox_interface"},
+    {
+        "hookspecs",
+        "config",
+        "log",
+        "logstore",
+        "metrics",
+        "systemd",
+        "outbox",
+        "audit",
+        "recorder",
+        "cgroups",
+        "shm",
+        "deeds",
+    },
     {"blocked", "bus", "link", "rpc", "calls", "registry", "zygote", "host", "child", "supervisor", "unit"},
     {"daemon", "cli", "doctor", "testing", "demo", "priv"},
 )

@@ -14,6 +14,7 @@ from sparkd.calls.payloads import Payloads, whole
 from sparkd.calls.router import CallRouter
 from sparkd.calls.rules import Rules
 from sparkd.calls.stub import Terms, request_plain, requester, stub
+from sparkd.calls.witness import Finish, Witness
 
 __all__ = [
     "Address",
@@ -21,6 +22,7 @@ __all__ = [
     "CallRouter",
     "Channel",
     "Endpoint",
+    "Finish",
     "Guests",
     "Handlers",
     "IncomingCall",
@@ -30,6 +32,7 @@ __all__ = [
     "Result",
     "Rules",
     "Terms",
+    "Witness",
     "connect_to_core",
     "current_call",
     "open_to_hosts",

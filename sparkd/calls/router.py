@@ -27,6 +27,7 @@ from sparkd.calls.params import did_you_mean
 from sparkd.calls.payloads import whole
 from sparkd.calls.relay import Relay
 from sparkd.calls.rules import Rules, check_privacy, check_reserved
+from sparkd.calls.witness import Watched
 from sparkd.codec import Buffer, decode_body
 from sparkd.errors import CallError, CallErrorKind, RemoteMessageError
 from sparkd.privacy import Privacy
@@ -182,6 +183,14 @@ class CallRouter:
         raise CallError(CallErrorKind.DEADLINE, f"{call.method}: no answer within {deadline_s:g} s")
 
     def _accept(self, peer: _Peer, endpoint: Endpoint, request: Request, body: bytes) -> Exchange:
+        try:
+            return self._begin(peer, endpoint, request, body)
+        except CallError as error:
+            if error.kind is CallErrorKind.DENIED and self._rules.witness is not None:
+                self._rules.witness.refused(peer.kind, peer.name, request, body, str(error.data.get("rule", "")))
+            raise
+
+    def _begin(self, peer: _Peer, endpoint: Endpoint, request: Request, body: bytes) -> Exchange:
         address = parse_address(request.method)
         if peer.kind == "service" and not address.node and address.name in {HELLO, BIND}:
             self._admit(peer, address.name, body)
@@ -192,15 +201,26 @@ class CallRouter:
             check_privacy(request.privacy, peer.name, same_site=self._rules.same_site(peer.name))
         request = self._stamp(peer, request)
         target = self._resolve(address, peer, privacy=request.privacy, hops=request.hops)
-        request = msgspec.structs.replace(request, method=target.method)
         if target.peer is None:
             body = self._whole(body)
+        endpoint = self._watched(peer, endpoint, request, body, target)
+        request = msgspec.structs.replace(request, method=target.method)
+        if target.peer is None:
             return IncomingCall(endpoint, request, body, dispatch=self._core.dispatch, served_by=self._core_name)
         if target.peer.kind == "node":
             request = msgspec.structs.replace(request, node=self.node, hops=request.hops + 1)
         relay = Relay(endpoint, request.id, target.peer.endpoint, target.served_by)
         relay.start(request, body)
         return relay
+
+    def _watched(self, peer: _Peer, endpoint: Endpoint, request: Request, body: bytes, target: _Target) -> Endpoint:
+        """Return *endpoint*, or what stands for it in a call whose outcome the witness wants to know."""
+        if self._rules.witness is None:
+            return endpoint
+        elsewhere = target.peer is not None and target.peer.kind == "node"
+        service = "" if elsewhere else target.served_by.rpartition("/")[2]
+        finish = self._rules.witness.began(peer.kind, peer.name, request, body, service)
+        return endpoint if finish is None else Watched(endpoint, finish)
 
     def _stamp(self, peer: _Peer, request: Request) -> Request:
         """Return *request* with its true sender: what a peer claims of itself is at best a detail of it."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparkd.calls.address import Address
+from sparkd.calls.witness import Witness
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.privacy import Privacy
 
@@ -43,6 +44,8 @@ class Rules:
     """The connected node through which one that is not connected may be reached."""
     check_host: Callable[[object, str], None] = lambda _endpoint, _service: None
     """Told of a host whose token was right, with the service it is then; raises CallError if it may not be that."""
+    witness: Witness | None = None
+    """Told of the calls of services and nodes."""
     on_bound: Callable[[str, tuple[str, ...]], None] = lambda _service, _interfaces: None
     """Told when a service serves other interfaces than before."""
 

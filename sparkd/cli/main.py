@@ -272,6 +272,21 @@ def _recorded(options: argparse.Namespace) -> int:
         return recorded.history(options, None)
 
 
+def _audit(options: argparse.Namespace) -> int:
+    """Print the last lines; with -f go on. The stream is opened first, so that no line falls between the two."""
+    if options.verify:
+        from sparkd.cli import audit  # noqa: PLC0415 - not needed by others
+
+        return audit.check(options)
+    with _client(options) as client:
+        news = client.results(_method(options, "audit.follow"), {}) if options.follow else iter(())
+        tail = _ask(options, "audit.tail", lines=options.lines)
+        _stream(options, iter(tail), "audit.line")
+        last = tail[-1]["seq"] if tail else 0
+        _stream(options, (entry for entry in news if entry["seq"] > last), "audit.line")
+    return 0
+
+
 def _offline(options: argparse.Namespace) -> int:
     from sparkd.cli import offline  # noqa: PLC0415 - brings the config and its folders
 
@@ -321,6 +336,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "top": _recorded,
     "history": _recorded,
     "usage": _recorded,
+    "audit": _audit,
     "schema": _schema,
     "config": _config,
     "check": _offline,

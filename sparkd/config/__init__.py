@@ -17,6 +17,7 @@ from sparkd.config.places import Places, find_socket, load_places, make, node_id
 from sparkd.config.schema import config_schema, secret_keys
 from sparkd.config.show import show
 from sparkd.config.tables import (
+    AuditConfig,
     BusConfig,
     Config,
     LinkConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "WITH_TOPICS",
     "AccessConfig",
     "AccessRule",
+    "AuditConfig",
     "BusConfig",
     "CallPattern",
     "Config",

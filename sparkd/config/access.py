@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
-from sparkd import core_interfaces
+from sparkd import access_interfaces, core_interfaces
 from sparkd.events import TOPIC, topic_matches
 from sparkd.interfaces import interface_spec
 from sparkd.service import NAME
@@ -165,6 +165,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 @cache
 def _core_methods() -> dict[str, frozenset[str]]:
     """Return the methods of each interface of the core: those are known before any plugin is."""
-    found = [cls for cls in vars(core_interfaces).values() if "__sparkd_interface__" in getattr(cls, "__dict__", {})]
+    found = [
+        cls
+        for cls in (*vars(core_interfaces).values(), *vars(access_interfaces).values())
+        if "__sparkd_interface__" in getattr(cls, "__dict__", {})
+    ]
     specs = [interface_spec(cls) for cls in found]
     return {spec.name: frozenset(spec.methods) for spec in specs}

@@ -14,6 +14,7 @@ from sparkd.config.access import AccessConfig
 from sparkd.config.decode import decode_table, nearest
 from sparkd.config.tables import (
     PLUGIN_KEYS,
+    AuditConfig,
     BusConfig,
     Config,
     LinkConfig,
@@ -40,6 +41,7 @@ _CORE = {
     "outbox": OutboxConfig,
     "logs": LogsConfig,
     "recorder": RecorderConfig,
+    "audit": AuditConfig,
 }
 _LIVE_RPC = ("rpc.readers", "rpc.admin_group")
 """Keys of `[rpc]` that a running daemon takes over."""

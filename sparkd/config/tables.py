@@ -168,6 +168,23 @@ class RecorderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditConfig:
+    """`[audit]`: the trail of calls that changed something, or were refused."""
+
+    max_bytes: int = 16 << 20
+    """0 for none."""
+    leave_out: list[str] = field(default_factory=lambda: ["ingest.append"])
+    """Methods whose calls get no line when they are allowed: those that carry records, which are stored anyway."""
+
+    def __post_init__(self) -> None:
+        if self.max_bytes:
+            check_range("max_bytes", self.max_bytes, 1 << 16, 1 << 40)
+        for method in self.leave_out:
+            if not _METHODS.fullmatch(method):
+                raise ValueError(f"leave_out: 'interface.method' or 'interface.*' expected, got {method!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """`[link.peers.NAME]`: another node. Its key is not written here: `sparkctl keys trust NAME KEY`."""
 
@@ -288,6 +305,7 @@ class Config:
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
     logs: LogsConfig = field(default_factory=LogsConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     plugins: dict[str, PluginTable] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     """The files it was read from."""

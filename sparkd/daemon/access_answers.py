@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
+from sparkd.access_interfaces import AccessAnswer, AccessOverview
 from sparkd.calls import current_call
-from sparkd.core_interfaces import AccessAnswer, AccessOverview
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.rpc import Door, Peer, asking_client
 

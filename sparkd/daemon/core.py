@@ -36,6 +36,7 @@ from sparkd.core_interfaces import (
     ServiceStatus,
 )
 from sparkd.daemon import answers, bus_limits, doors, figures, report, upkeep, watchdog
+from sparkd.daemon.auditing import Auditor
 from sparkd.daemon.blocks import BlockedLoops, name_core_blocks, of_core
 from sparkd.daemon.budgets import Budgets
 from sparkd.daemon.gate import Gate
@@ -106,6 +107,7 @@ class Core:
     router: CallRouter = field(init=False)
     link: Link = field(init=False)
     gate: Gate = field(init=False)
+    auditor: Auditor = field(init=False)
     plugins: Plugins = field(init=False)
     needs: Needs = field(init=False)
     last_good: LastGood = field(init=False)
@@ -125,6 +127,8 @@ class Core:
         config, places = self.config, self.places
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.zygote.attach())
+            self.auditor = Auditor(self)
+            await stack.enter_async_context(self.auditor.trail.open())
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
             self.broker = Broker(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
 
+from sparkd.access_interfaces import AccessApi, AuditApi
 from sparkd.calls import CallRouter, Guests, Handlers, Rules, whole
-from sparkd.core_interfaces import AccessApi, BusApi, ConfigApi, LogsApi, NodeApi, OutboxApi, PluginsApi, SupervisorApi
+from sparkd.core_interfaces import BusApi, ConfigApi, LogsApi, NodeApi, OutboxApi, PluginsApi, SupervisorApi
 from sparkd.daemon import answers
 from sparkd.daemon.access_answers import AccessAnswers
+from sparkd.daemon.auditing import AuditAnswers
 from sparkd.daemon.linking import refuse_call, same_site
 from sparkd.daemon.log_answers import LogsAnswers
 from sparkd.daemon.recorder_answers import RecorderAnswers
@@ -26,7 +28,7 @@ from sparkd.shm import FOLDER, SharedReader
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
 
-CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi, AccessApi, RecorderApi)
+CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi, AccessApi, RecorderApi, AuditApi)
 
 
 def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
@@ -41,6 +43,7 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
     handlers.bind(AccessApi, AccessAnswers(core))
     handlers.bind(OutboxHostApi, core.unit_outbox)
     handlers.bind(RecorderApi, RecorderAnswers(core))
+    handlers.bind(AuditApi, AuditAnswers(core))
     handlers.bind(SupervisorApi, answers.SupervisorAnswers(core))
     rules = Rules(
         verify=core.entrance.verify,
@@ -49,6 +52,7 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
         unavailable=partial(_unavailable, core),
         refuse_call=partial(refuse_call, core),
         same_site=partial(same_site, core),
+        witness=core.auditor,
     )
     return CallRouter(
         node=core.config.node.name,
@@ -85,7 +89,7 @@ async def serve_socket(core: Core) -> AsyncIterator[None]:
         return served
 
     access = core.gate.access
-    core.gate.door = door = Door(core.router, manifests, access, VERSION)
+    core.gate.door = door = Door(core.router, manifests, access, VERSION, audit=core.auditor)
     opened = serve_rpc(
         core.places.socket,
         door.answer,

@@ -37,6 +37,7 @@ def make_link(core: Core) -> Link:
         on_peer_up=up,
         on_peer_down=down,
         on_frames=frames,
+        on_call_refused=lambda peer, request, body, rule: core.auditor.refused("node", peer, request, body, rule),
         retained=lambda topics: [message for topic in topics for message in core.retained.at(topic)],
         on_change=changed,
     )

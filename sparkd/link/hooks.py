@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sparkd.calls.frames import Request
 from sparkd.codec import Message
 from sparkd.events import LinkChanged
 from sparkd.link.rules import PeerSettings
@@ -29,6 +30,8 @@ class LinkHooks:
     """It no longer is, and why."""
     on_frames: Callable[[str, list[bytes]], None] = lambda _peer, _frames: None
     """A message of a call came from it: head and body."""
+    on_call_refused: Callable[[str, Request, bytes, str], None] = lambda _peer, _request, _body, _rule: None
+    """A call that it made was refused here, by a rule."""
     retained: Callable[[Sequence[str]], Sequence[Message]] = lambda _topics: ()
     """Returns the last values of state topics at or beneath those given: what a peer that connects should know."""
     on_change: Callable[[LinkChanged], None] = lambda _change: None

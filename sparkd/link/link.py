@@ -282,7 +282,12 @@ class Link:
             peer,
             transport,
             bus=self._bus,
-            hooks=SessionHooks(call_frames=self._hooks.on_frames, retained=self._hooks.retained, ended=self._on_ended),
+            hooks=SessionHooks(
+                call_frames=self._hooks.on_frames,
+                retained=self._hooks.retained,
+                call_refused=self._hooks.on_call_refused,
+                ended=self._on_ended,
+            ),
             complaints=self._complaints,
             ledger=self._ledger,
             max_message_bytes=min(self._config.max_message_bytes, greeting.max_message_bytes),

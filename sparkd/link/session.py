@@ -67,6 +67,8 @@ class SessionHooks:
     """A message of a call: the peer's name, head and body."""
     retained: Callable[[Sequence[str]], Sequence[Message]]
     """Returns the last values of state topics at or beneath those given."""
+    call_refused: Callable[[str, calls.Request, bytes, str], None]
+    """A call of the peer was refused: its name, the request and its body, and the rule."""
     ended: Callable[[Session, str], None]
     """The session is over, and why. Called once."""
 
@@ -188,8 +190,10 @@ class Session:
             self._refused("link: event refused", Refusal("receive: not for this bus", str(error)))
 
     def _on_call(self, message: list[bytes]) -> None:
-        head, _ = calls.decode(message)
+        head, body = calls.decode(message)
         refusal = self.peer.rules.called(head) if isinstance(head, calls.Request) else None
+        if refusal is not None and isinstance(head, calls.Request):
+            self._hooks.call_refused(self.peer.name, head, body, refusal.rule)
         if refusal is None:
             self.peer.received += 1
             self._hooks.call_frames(self.peer.name, message)

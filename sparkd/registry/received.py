@@ -77,11 +77,11 @@ def is_schema(value: Any) -> bool:
 
 
 def _is_schema(value: Any) -> bool:
-    """Check the members that are walked; *value* is not nested too deeply for that."""
+    """Check that all is JSON, and the members that are walked; *value* is not nested too deeply for that."""
     if isinstance(value, list):
         return all(map(_is_schema, value))
     if not isinstance(value, dict):
-        return True
+        return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
     for key in ("properties", "$defs"):
         held = value.get(key, {})
         if not isinstance(held, dict) or not all(isinstance(item, dict) for item in held.values()):

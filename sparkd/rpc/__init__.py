@@ -6,7 +6,7 @@ from sparkd.rpc.access import Access, Verdict
 from sparkd.rpc.asking import asking_client
 from sparkd.rpc.catalog import core_manifest
 from sparkd.rpc.connection import RpcCounts
-from sparkd.rpc.door import Door
+from sparkd.rpc.door import Audit, Door
 from sparkd.rpc.jsonrpc import CODES
 from sparkd.rpc.limits import RpcLimits
 from sparkd.rpc.peer import Peer
@@ -15,6 +15,7 @@ from sparkd.rpc.server import let_in, serve_rpc
 __all__ = [
     "CODES",
     "Access",
+    "Audit",
     "Door",
     "Peer",
     "RpcCounts",

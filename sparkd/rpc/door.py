@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, Protocol
 from weakref import WeakSet
@@ -11,7 +12,7 @@ import msgspec
 from sparkd.calls.address import Address, parse_address
 from sparkd.calls.frames import MAX_DEADLINE_S
 from sparkd.calls.outgoing import Call, Result
-from sparkd.codec import MALFORMED
+from sparkd.codec import MALFORMED, new_trace
 from sparkd.config import WITH_TOPICS
 from sparkd.errors import CallError, CallErrorKind
 from sparkd.privacy import Privacy
@@ -46,16 +47,42 @@ class Router(Protocol):
         ...
 
 
+class Audit(Protocol):
+    """Who records the calls of clients."""
+
+    def wants(self, method: str) -> bool:
+        """Whether calls of *method*, `interface.method`, are recorded at all."""
+        ...
+
+    def client_refused(self, peer: Peer, call: Call, params: bytes, rule: str) -> None:
+        """Record that a call was refused."""
+        ...
+
+    async def client_called(
+        self, peer: Peer, call: Call, params: bytes, *, rule: str, outcome: str, began_s: float
+    ) -> None:
+        """Record what became of a call that changes something, begun at *began_s* on the monotonic clock."""
+        ...
+
+
 class Door:
     """Turns the messages of clients into calls, as the rules in force allow."""
 
     def __init__(
-        self, router: Router, manifests: Callable[[], Sequence[Manifest]], access: Callable[[], Access], version: str
+        self,
+        router: Router,
+        manifests: Callable[[], Sequence[Manifest]],
+        access: Callable[[], Access],
+        version: str,
+        *,
+        audit: Audit | None = None,
     ) -> None:
         """Make calls through *router*; *manifests* say what there is, the core's among them.
 
-        *access* is asked for each call: what changes there holds for clients that are connected already.
+        *access* is asked for each call: what changes there holds for clients that are connected already. *audit* is
+        told of calls that change something, before their answers are sent, and of those that are refused.
         """
+        self._audit = audit
         self._router = router
         self._catalog = Catalog(manifests)
         self._access = access
@@ -67,22 +94,52 @@ class Door:
         """Answer *message* of *client*. Raises CallError."""
         wanted, known, params = self._wanted(message.method, message.params)
         verdict = self._access().judge(client.peer, wanted)
+        call = _call(client, message, known)
         if not verdict.allowed:
+            if self._audit is not None:
+                self._audit.client_refused(client.peer, call, params, verdict.rule)
             raise _denied(client.peer, message.method, verdict)
         if message.method == DISCOVER:
             described = document(self._catalog.manifests, node=self._router.node, version=self._version)
             return Reply(msgspec.json.encode(described), trusted=True)
         if message.method == CANCEL:
             return Reply(b"true" if client.cancel_stream(_stream_of(message)) else b"false", trusted=True)
+        if wanted.reads or self._audit is None or not self._audit.wants(wanted.name):
+            return await self._make(client, call, params)
+        return await self._recorded(self._audit, client, call, params, verdict.rule)
+
+    async def _recorded(self, audit: Audit, client: Connection, call: Call, params: bytes, rule: str) -> Reply:
+        """Make a call that changes something; it is recorded before this returns."""
+        call = msgspec.structs.replace(call, trace=call.trace or new_trace())
+        began_s, outcome = time.monotonic(), "cancelled"
+        try:
+            reply = await self._make(client, call, params)
+            outcome = "ok" if reply.items is None else "stream"
+        except CallError as error:
+            outcome = error.kind.value
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            await audit.client_called(client.peer, call, params, rule=rule, outcome=outcome, began_s=began_s)
+        return reply
+
+    async def _make(self, client: Connection, call: Call, params: bytes) -> Reply:
         with asked_by(client.peer):
             # Between the verdict and the router's own look nothing waits, so both mean the same service.
-            answer = await self._router.call(_call(client, message, known), params, kind="rpc")
+            answer = await self._router.call(call, params, kind="rpc")
         if not isinstance(answer, Result):
             self._streaming.add(client)
             served_by = getattr(answer, "served_by", "")
             return Reply(items=answer, served_by=served_by, trusted=not served_by)
         own = answer.served_by == self._core
         return Reply(bytes(answer.body), served_by="" if own else answer.served_by, trusted=own)
+
+    def reads(self, method: str, service: str = "") -> bool:
+        """Whether *method*, `interface.method` of *service*, is known to change nothing."""
+        known = self._catalog.find(method, service)
+        return known is not None and known.reads
 
     def verdict(self, peer: Peer, method: str, topics: Sequence[str] = ()) -> Verdict:
         """Return whether *peer* may call *method*, and why. Raises CallError if that is malformed."""

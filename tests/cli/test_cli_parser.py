@@ -46,6 +46,8 @@ LINES: dict[str, dict[str, object]] = {
     "logs --since 2h --level warning --grep disk": {"command": "logs", "since": 7200.0, "level": "warning"},
     "access": {"command": "access", "method": "", "topic": [], "user": ""},
     "access a.b --topic c --user d": {"command": "access", "method": "a.b", "topic": ["c"], "user": "d"},
+    "audit": {"command": "audit", "lines": 50, "follow": False, "verify": False, "folder": None},
+    "audit -n 5 -f": {"command": "audit", "lines": 5, "follow": True, "verify": False, "folder": None},
     "log-level": {"command": "log-level", "level": None, "service": ""},
     "log-level debug hailo-inference": {"command": "log-level", "level": "debug", "service": "hailo-inference"},
     "backup x.tar.gz": {"command": "backup", "file": "x.tar.gz", "force": False},

@@ -264,6 +264,7 @@ async def attack_session(messages: list[list[bytes]]) -> None:
         hooks=SessionHooks(
             call_frames=lambda _peer, _frames: None,
             retained=lambda _topics: (),
+            call_refused=lambda _peer, _request, _body, _rule: None,
             ended=lambda _session, reason: ended.append(reason),
         ),
         complaints=Complaints(LoggedLines(Happenings())),

@@ -36,6 +36,12 @@ def nested(depth: int) -> dict[str, Any]:
         ({"states": ("",)}, "topic ''"),
         ({"config_schema": {"properties": []}}, "the schema of its config"),
         ({"config_schema": nested(MAX_DEPTH + 5)}, "the schema of its config"),
+        ({"config_schema": {"default": float("inf")}}, "the schema of its config"),
+        (
+            {"config_schema": {"enum": [msgspec.msgpack.Ext(1, b"")]}},
+            "the schema of its config",
+        ),
+        ({"config_schema": {"enum": [1, "a", None, True, 1.5]}}, ""),
         ({"serves": (InterfaceManifest(name="a.b"),)}, "interface 'a.b'"),
         ({"serves": served(required=5)}, "the schema of vision.infer"),
         ({"serves": served(**{"$defs": {"a": 1}})}, "the schema of vision.infer"),
