@@ -12,6 +12,9 @@ start on fresh folders, so that no cache of manifests helps.
 *Back*: from SIGKILL of a plugin's process until the node says that it runs again in another one; median of five, each
 of another plugin, for a second death within a minute waits its turn.
 
+*Processor*: what core and zygote use in percent of one core over such a window; then the same without the flight
+recorder.
+
 Baselines are other daemons' figures (design, section 13); none of them is run here.
 
     python benchmarks/idle.py [--warmup-s 20] [--window-s 60] [--every-s 10]
@@ -33,7 +36,13 @@ from sparkd.rpc.client import Client
 from sparkd.testing import Node, descendants, short_folder
 
 PLUGINS, STARTS, KILLS = 6, 5, 5
-TARGETS = {"core_and_zygote_pss_mb": 40.0, "plugin_pss_mb": 10.0, "ready_s": 2.0, "back_s": 1.0}
+TARGETS = {
+    "core_and_zygote_pss_mb": 40.0,
+    "plugin_pss_mb": 10.0,
+    "ready_s": 2.0,
+    "back_s": 1.0,
+    "core_cpu_percent": 1.0,
+}
 LIMIT_S = 20.0
 TRIVIAL = '''\
 """trivial: does nothing."""
@@ -54,9 +63,9 @@ def sparkd_services():
 '''
 
 
-def lone(folder: Path) -> Node:
+def lone(folder: Path, *, more: str = "") -> Node:
     """Prepare a node with six trivial plugins dropped in."""
-    node = Node("lone", folder, '[node]\nname = "lone"\nmetrics_listen = ""\n').prepare()
+    node = Node("lone", folder, f'[node]\nname = "lone"\nmetrics_listen = ""\n{more}').prepare()
     for name in names():
         (node.plugins / f"{name}.py").write_text(TRIVIAL.replace("NAME", name))
     return node
@@ -107,6 +116,29 @@ def memory(node: Node, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def processor(options: argparse.Namespace, *, recorder: bool) -> float:
+    """Return the percent of one processor that core and zygote use."""
+    with short_folder() as folder:
+        node = lone(folder, more=f"[recorder]\nenabled = {str(recorder).lower()}\n")
+        try:
+            node.start()
+            assert node.process is not None
+            plugins = {service["pid"] for service in services(node).values()}
+            own = [node.process.pid, *(set(descendants(node.process.pid)) - plugins)]
+            time.sleep(min(options.warmup_s, 10.0))
+            begun, before = time.monotonic(), sum(map(cpu_s, own))
+            time.sleep(options.window_s)
+            return round((sum(map(cpu_s, own)) - before) / (time.monotonic() - begun) * 100, 2)
+        finally:
+            node.stop()
+
+
 def ready() -> float:
     """Return how many seconds a fresh node takes to be ready with all plugins running."""
     with short_folder() as folder:
@@ -142,6 +174,8 @@ def main() -> None:
     parser.add_argument("--every-s", type=float, default=10.0)
     options = parser.parse_args()
     starts = [ready() for _ in range(STARTS)]
+    percent = processor(options, recorder=True)
+    without = processor(options, recorder=False)
     with short_folder() as folder:
         node = lone(folder)
         try:
@@ -151,6 +185,8 @@ def main() -> None:
         finally:
             node.stop()
     result |= {
+        "core_cpu_percent": percent,
+        "core_cpu_without_recorder_percent": without,
         "ready_s": round(statistics.median(starts), 3),
         "ready_all_s": [round(one, 3) for one in starts],
         "back_s": round(statistics.median(returns), 3),

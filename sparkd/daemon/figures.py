@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from sparkd.bus.figures import figures_of
+from sparkd.daemon.recorder_figures import recorded
 from sparkd.metrics import serve_metrics, snapshot
 from sparkd.states import State
 
@@ -75,6 +76,9 @@ class _Figures(Collector):
             *core.budgets.metrics(),
             *self._link(),
             *self._doors(),
+            *self._link(),
+            *self._doors(),
+            *recorded(self._core),
         )
 
     def _link(self) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from sparkd.cli.main import main
 from sparkd.recorder import Recorded
-from sparkd.testing import Node
+from sparkd.testing import Node, free_port
 from tests.system.watching import plugin, runs, until
 
 WRITE = """\
@@ -152,3 +153,21 @@ def test_it_can_be_switched_off(folder: Path) -> None:
         assert not (node.state / "recorder").exists()
     finally:
         node.stop()
+
+
+def test_prometheus_is_told_too(folder: Path) -> None:
+    port = free_port()
+    node = Node("lone", folder, f'[node]\nname = "lone"\nmetrics_listen = "127.0.0.1:{port}"\n').prepare()
+    try:
+        node.start()
+        page = until(lambda: scraped(port), lambda page: 'sparkd_process_memory_bytes{name="zygote"' in page)
+        assert 'sparkd_process_cpu_seconds_total{name="core"' in page
+        assert "sparkd_disk_written_bytes_total" in page
+        assert "sparkd_tcp_sent_bytes_total" in page
+    finally:
+        node.stop()
+
+
+def scraped(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return str(answer.read().decode())
