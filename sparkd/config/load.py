@@ -29,6 +29,8 @@ from sparkd.errors import ConfigError
 from sparkd.service import NAME
 
 FILE_NAME = "sparkd.toml"
+SWITCHES = "switches"
+"""The folder beside the config that the daemon may write to."""
 MAX_FILE_BYTES = 4 << 20
 MAX_DEPTH = 32
 """Of tables within tables: what is nested deeper could not be shown or sent to a plugin."""
@@ -67,12 +69,16 @@ def _is_file(file: Path) -> bool:
         return False
 
 
-def load_config(path: Path | None) -> Config:
-    """Return the config in *path* and in `sparkd.d/*.toml` beside it. Raises ConfigError with every problem."""
+def load_config(path: Path | None, *, switches: bool = True) -> Config:
+    """Return the config in *path* and in `sparkd.d/*.toml` beside it. Raises ConfigError with every problem.
+
+    With *switches* the daemon's own are laid over it, from `switches/*.toml`: which plugins are enabled, nothing else.
+    """
     problems: list[str] = []
     tables: dict[str, Any] = {}
     origins: Origins = {}
     files = [] if path is None else [path, *_drop_ins(path.parent / "sparkd.d")]
+    files += _drop_ins(path.parent / SWITCHES) if path is not None and switches else []
     for file in files:
         try:
             found = _parse(file)
@@ -80,6 +86,8 @@ def load_config(path: Path | None) -> Config:
             problems += error.problems
         else:
             problems += _strays(found, str(file))
+            if file.parent.name == SWITCHES:
+                problems += _no_switches(found, str(file))
             problems += _overlay(tables, found, origins, str(file))
     main = str(path or "")
     made: dict[str, Any] = {}
@@ -114,6 +122,20 @@ def _strays(found: dict[str, Any], file: str) -> list[str]:
         else:
             continue
         del found[name]
+    return problems
+
+
+def _no_switches(found: dict[str, Any], file: str) -> list[str]:
+    """Take out of *found* what is no switch of a plugin; return a sentence for each. The daemon's user writes here."""
+    problems = [f"{file}: [{name}] has no place here, only switches of plugins" for name in found if name != "plugins"]
+    kept = {}
+    for name, table in found.get("plugins", {}).items():
+        if isinstance(table, dict) and table.keys() == {"enabled"} and isinstance(table["enabled"], bool):
+            kept[name] = table
+        else:
+            problems.append(f"{file}: [plugins.{name}]: only enabled = true or false has a place here")
+    found.clear()
+    found["plugins"] = kept
     return problems
 
 

@@ -1,4 +1,4 @@
-"""What `sparkctl plugin enable|disable` writes: one config drop-in that holds nothing but these switches."""
+"""What `sparkctl plugin enable|disable` writes: a file of nothing but switches, in a folder of the daemon's own."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import os
 import tomllib
 from pathlib import Path
 
+from sparkd.config.load import SWITCHES
 from sparkd.errors import ConfigError
 from sparkd.service import NAME
 
-FILE = "99-sparkctl.toml"
-_HEAD = "# Written by `sparkctl plugin enable|disable`; later drop-ins win over earlier ones.\n"
+FILE = "plugins.toml"
+_HEAD = "# Written by `sparkctl plugin enable|disable`; it wins over sparkd.d.\n"
 
 
 def write(config_folder: Path, name: str, enabled: bool) -> None:  # noqa: FBT001 - called through a thread
     """Set the switch of plugin *name*. Raises ConfigError for a malformed name, OSError if it cannot be written."""
     if not NAME.fullmatch(name):
         raise ConfigError(f"plugin name {name!r}: lower-case words joined by hyphens expected")
-    folder = config_folder / "sparkd.d"
+    folder = config_folder / SWITCHES
     folder.mkdir(mode=0o755, exist_ok=True)
     file = folder / FILE
     switches = {**_read(file), name: enabled}

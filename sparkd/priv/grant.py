@@ -45,7 +45,7 @@ def grant_of(settings: Settings, plugin: str) -> Grant:
         require_roots(drop_ins)
         for file in sorted(drop_ins.glob("*.toml")):
             require_roots(file)
-    config = load_config(files)
+    config = load_config(files, switches=False)  # those are not root's
     table = config.plugins.get(plugin)
     if table is None or table.isolation is not Isolation.UNIT or not table.enabled:
         raise ConfigError(f'{files}: [plugins.{plugin}] does not say isolation = "unit"; only root\'s config grants it')

@@ -210,7 +210,7 @@ def test_a_switch_that_was_confirmed_stays(disk: Cut, seed: int | None) -> None:
     deed = "toggles.write(place, 'eye', number % 2 == 0); toggles.write(place, 'ear', True)"
     last = over_and_over(disk, "from sparkd.daemon import toggles", deed, times=9, seed=seed)
 
-    held = toggles._read(disk.place / "sparkd.d" / toggles.FILE)
+    held = toggles._read(disk.place / "switches" / toggles.FILE)
     assert held["eye"] in ((last % 2 == 0), ((last + 1) % 2 == 0))
     assert held["ear"] is True
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from sparkd.config.load import SWITCHES
 from sparkd.outbox import make_lasting
 from sparkd.registry.discover import candidates, files_of
 from sparkd.steps import reached
@@ -90,8 +91,9 @@ class Shelf:
         files: dict[str, Path] = {}
         if self.main is not None and self.main.exists():
             files[f"config/{MAIN}"] = self.main
-            drop_ins = sorted((self.main.parent / "sparkd.d").glob("*.toml"))
-            files |= {f"config/sparkd.d/{file.name}": file for file in drop_ins if not file.name.startswith(".")}
+            for beside in ("sparkd.d", SWITCHES):
+                drop_ins = sorted((self.main.parent / beside).glob("*.toml"))
+                files |= {f"config/{beside}/{file.name}": file for file in drop_ins if not file.name.startswith(".")}
         left_out = []
         total = 0
         for number, folder in enumerate(self.plugins):
