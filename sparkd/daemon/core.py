@@ -236,6 +236,7 @@ class Core:
         shelf.main = shelf.main or find_config()
         version = shelf.on_disk()
         self.plugins.registry.instead = shelf.instead(version)
+        self.last_good.on_config(version)
         return shelf.in_force(version)
 
     async def reload_by_signal(self) -> None:

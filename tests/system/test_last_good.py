@@ -222,3 +222,16 @@ def test_a_version_that_could_not_be_written_is_tried_again_and_the_message_clea
 
     until(lambda: state(eye)["good"], lambda good: good != before, limit_s=15)
     until(lambda: problems(eye), lambda text: "cannot be kept" not in text)
+
+
+def test_a_config_that_was_edited_and_never_loaded_is_not_known_to_be_good(eye: Node) -> None:
+    before = state(eye)["good"]
+    configure(eye, more="no_such_key = 1")  # would fail, and nobody reloads
+    drop_in(eye, GOOD + "\n# changed")
+    time.sleep(2.5)  # longer than the window: nothing else tells that it has passed
+    assert state(eye)["good"] == before
+
+    eye.stop()
+    eye.start()
+    taken_back(eye)
+    runs(eye, "eye")

@@ -60,6 +60,11 @@ class Version:
     """Drop-ins that are too large to be kept."""
 
     @property
+    def config_sums(self) -> dict[str, str]:
+        """The hash of each file of its config."""
+        return {name: digest for name, digest in self.sums.items() if name.startswith("config/")}
+
+    @property
     def name(self) -> str:
         """The hash of all it holds."""
         digest = hashlib.sha256()

@@ -61,7 +61,12 @@ class LastGood:
         self._bell = anyio.Event()
         self._failing: dict[str, float] = {}
         self._changing_since = 0.0
+        self._loaded: dict[str, str] = {}
         self._blamed: str | None = None
+
+    def on_config(self, version: Version) -> None:
+        """Hear which version's config is about to be loaded."""
+        self._loaded = version.config_sums
 
     def on_syncing(self) -> None:
         """Hear that plugins and config are about to be read: what fails by now does not fail by the change."""
@@ -169,7 +174,9 @@ class LastGood:
         if trial.failed:
             await self._take_back(trial)
         elif time.monotonic() >= trial.until:
-            if self._all_ran():
+            if trial.version.config_sums != self._loaded:  # edited, and not reloaded: nobody has run by it yet
+                self._trial = None
+            elif self._all_ran():
                 self._trial = None
                 await self._note(Taken(good=trial.version.name))
                 self._core.log.info("config and drop-ins are known to be good", version=trial.version.name)
