@@ -76,9 +76,7 @@ class _Figures(Collector):
             *core.budgets.metrics(),
             *self._link(),
             *self._doors(),
-            *self._link(),
-            *self._doors(),
-            *recorded(self._core),
+            *recorded(core),
         )
 
     def _link(self) -> Iterator[Metric]:

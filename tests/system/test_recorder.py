@@ -160,8 +160,8 @@ def test_prometheus_is_told_too(folder: Path) -> None:
     node = Node("lone", folder, f'[node]\nname = "lone"\nmetrics_listen = "127.0.0.1:{port}"\n').prepare()
     try:
         node.start()
-        page = until(lambda: scraped(port), lambda page: 'sparkd_process_memory_bytes{name="zygote"' in page)
-        assert 'sparkd_process_cpu_seconds_total{name="core"' in page
+        page = until(lambda: scraped(port), lambda page: 'sparkd_process_cpu_seconds_total{name="core"' in page)
+        assert 'sparkd_process_memory_bytes{name="zygote"' in page
         assert "sparkd_disk_written_bytes_total" in page
         assert "sparkd_tcp_sent_bytes_total" in page
     finally:
