@@ -49,12 +49,9 @@ soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog, chaos for 2 h
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
 
 fuzz: $(VENV)/.dev ## Fuzz all that takes bytes from others, FUZZ_SECONDS=360 each: an hour. Finds go to fuzz-found/.
-	@for target in $$($(BIN)/python -c 'from tests.fuzz.fuzz_targets import TARGETS; print(*TARGETS)'); do \
-	  echo "== $$target"; \
-	  $(BIN)/python -m tests.fuzz.fuzz_run $$target --seconds $(or $(FUZZ_SECONDS),360) --work fuzz-found/$$target \
-	    2>fuzz-found.log || { tail -40 fuzz-found.log; exit 1; }; \
-	  grep number_of_executed_units fuzz-found.log; \
-	done
+	@$(BIN)/python -m tests.fuzz.fuzz_run $$($(BIN)/python -c 'from tests.fuzz.fuzz_targets import TARGETS; print(*TARGETS)') \
+	  --seconds $(or $(FUZZ_SECONDS),360) --work fuzz-found 2>&1 | tee fuzz-found.log | grep -E '^==|executed_units|^broken'; \
+	  ! grep -q '^broken' fuzz-found.log
 
 bench: $(VENV)/.dev ## Measure what design promises, each beside its baseline.
 	@$(BIN)/python benchmarks/run.py
