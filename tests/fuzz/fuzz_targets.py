@@ -5,11 +5,13 @@ A target returns normally for what is refused in the documented way, and for wha
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import json
 import os
 import re
+import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable
@@ -199,6 +201,15 @@ def zygote(data: bytes) -> None:
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="sparkd-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 _CONFIG = _FOLDER / "sparkd.toml"
+_OWNER = os.getpid()
+
+
+def _remove_folder() -> None:
+    if os.getpid() == _OWNER:  # a child that fuzzes leaves it to the next
+        shutil.rmtree(_FOLDER, ignore_errors=True)
+
+
+atexit.register(_remove_folder)
 
 
 def config(data: bytes) -> None:
