@@ -44,9 +44,10 @@ uninstall: ## Remove what install put there; config and state stay.
 deb: $(VENV)/.run ## Build a Debian package into dist/. ARCH=arm64, RELEASE=trixie, REVISION=2.
 	@$(BIN)/python .ci/deb.py $(if $(ARCH),--arch $(ARCH)) $(if $(RELEASE),--release $(RELEASE)) $(if $(REVISION),--revision $(REVISION))
 
-soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog, chaos for 2 hours. Results go to benchmarks/results/.
+soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog, chaos for 2 hours, fuzzing for one. Results go to benchmarks/results/.
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
+	@$(MAKE) -s fuzz
 
 fuzz: $(VENV)/.dev ## Fuzz all that takes bytes from others, FUZZ_SECONDS=360 each: an hour. Finds go to fuzz-found/.
 	@$(BIN)/python -m tests.fuzz.fuzz_run $$($(BIN)/python -c 'from tests.fuzz.fuzz_targets import TARGETS; print(*TARGETS)') \
