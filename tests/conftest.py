@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -12,6 +13,12 @@ import pytest
 def anyio_backend() -> str:
     """Run asynchronous tests on the backend that the daemon uses."""
     return "asyncio"
+
+
+def pytest_configure() -> None:
+    """Let SIGINT end what tests start: a shell ignores it in its background jobs, and children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 KERNEL = shutil.which("linux.uml")
 INIT = """\
 #!/bin/sh
-mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /run
+mkdir /run/checkout; mount --bind {root} /run/checkout  # it may lie beneath /tmp
+mount -t tmpfs tmpfs /tmp; mkdir -p {root}; mount --bind /run/checkout {root}
 mount -t tmpfs tmpfs /dev/shm 2>/dev/null || {{ mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm; }}
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
