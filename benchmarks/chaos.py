@@ -35,6 +35,11 @@ from sparkd.testing.chaos import Outcome, Plan, run
 from sparkd.testing.chaos.run import keep_logs
 
 
+def _short(grown: dict[str, object]) -> dict[str, object]:
+    """Return the figures without their course, which is for the file."""
+    return {name: value for name, value in grown.items() if name != "course"}
+
+
 def summary(outcome: Outcome) -> str:
     """Return the result in a few lines."""
     lines = [f"{sum(outcome.faults.values())} faults in {outcome.seconds:.0f} s: {outcome.faults}"]
@@ -44,7 +49,7 @@ def summary(outcome: Outcome) -> str:
     lines += [f"records: {outcome.records}", f"commands: {outcome.commands}"]
     for role, grown in outcome.growth.items():
         if grown["judged"]:
-            lines.append(f"{role}: pss {grown['pss']}, files {grown['fds']}")
+            lines.append(f"{role}: pss {_short(grown['pss'])}, files {_short(grown['fds'])}")
     return "\n".join(lines + [f"BROKEN: {broken}" for broken in outcome.broken])
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from sparkd.daemon.exits import EX_TEMPFAIL
 from sparkd.errors import CallError
+from sparkd.supervisor.policy import PAUSE_MAX_S
 from sparkd.testing.chaos.plugins import BROKEN, broken
 from sparkd.testing.chaos.rig import LOOK_S, SERVICES, WATCHDOG_S, Kept, Rig, drop_in, until
 
-RECOVERY_LIMIT_S = 30.0
+RECOVERY_LIMIT_S = PAUSE_MAX_S * 1.25 + 10.0
+"""A service that is hit again and again gets the longest pause before its next start (`sparkd.supervisor.policy`)."""
 CAUGHT_LIMIT_S = WATCHDOG_S + 2.0
 HOUR_S = 3600
 BAD_CONFIGS = ("[node\n", "[nod]\nname = 1\n", "[node]\nlog_level = 'loud'\n", "[link]\nheartbeat_s = -1\n")

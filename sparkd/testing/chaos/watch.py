@@ -21,6 +21,7 @@ SETTLED_S = 20.0
 GROWTH_BYTES, GROWTH_SHARE, GROWTH_FDS = 3 << 20, 0.10, 6
 """What the median of the last third of a run may be above that of the first third: the larger of the first two."""
 LEAST_SAMPLES = 30
+COURSE_POINTS = 40
 ORPHAN_GRACE_S = 3.0
 
 
@@ -144,7 +145,9 @@ def _growth(samples: list[Sample]) -> dict[str, object]:
         first, last = statistics.median(values[:third]), statistics.median(values[-third:])
         room = GROWTH_FDS if what == "fds" else max(GROWTH_BYTES, GROWTH_SHARE * first)
         flat = flat and (what == "rss" or last - first <= room)  # shared pages move the resident size; told only
-        result[what] = {"first": first, "last": last, "most": max(values), "per_hour": _slope(settled, values)}
+        course = values[:: max(len(values) // COURSE_POINTS, 1)]  # tells a climb that ends from one that does not
+        slope = _slope(settled, values)
+        result[what] = {"first": first, "last": last, "most": max(values), "per_hour": slope, "course": course}
     return result | {"flat": flat}
 
 
