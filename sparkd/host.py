@@ -40,9 +40,10 @@ from sparkd.core_interfaces import HostApi, SupervisorApi
 from sparkd.errors import CallError, CallErrorKind, LocalMessageError
 from sparkd.events import event_type
 from sparkd.interfaces import interface_name
+from sparkd.lasting import make_lasting
 from sparkd.log import LEVELS, OncePer, StructuredLog
 from sparkd.metrics import snapshot
-from sparkd.outbox import Limits, RemoteOutbox, make_lasting, open_outbox
+from sparkd.outbox import Limits, RemoteOutbox, open_outbox
 from sparkd.outbox_interface import OutboxHostApi
 from sparkd.privacy import Privacy
 from sparkd.service import Outbox, OutboxWriter, Record, Service

@@ -21,6 +21,7 @@ LAYERS = (
         "interfaces",
         "core_interfaces",
         "needs",
+        "lasting",
         "conditions",
     }
     | {"access_interfaces", "arrays", "reference", "outbox_interface"},

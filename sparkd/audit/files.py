@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from sparkd.audit.deed import NO_HASH, Deed, Entry, entry_of, line_of
+from sparkd.lasting import make_lasting, sync_folder
 
 FILES = 8
 """The trail is given up in eighths."""
@@ -51,7 +52,7 @@ class TrailFiles:
 
     def open(self) -> Deed:
         """Take up the trail where it ends, without what a crash tore; return what there is to say of its end."""
-        self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_lasting(self.folder)
         head = read_head(self.folder)
         files = trail_files(self.folder)
         torn = _mend(files[-1]) if files else 0
@@ -104,7 +105,7 @@ class TrailFiles:
         if self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink:
             return
         self.close()
-        self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_lasting(self.folder)
         files = trail_files(self.folder)
         self._take(files[-1] if files else self.folder / f"{1:08d}{SUFFIX}")
 
@@ -116,11 +117,7 @@ class TrailFiles:
     def _take(self, file: Path) -> None:
         self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
         self._file, self._size = file, os.fstat(self._descriptor).st_size
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.folder)
 
     def _trim(self) -> None:
         """Remove the oldest files; the head says so first, so that it is never taken for a cut."""

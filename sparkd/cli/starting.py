@@ -172,11 +172,10 @@ def _agreed(folder: Path, files: dict[str, str]) -> bool:
 
 def _write(file: Path, text: str) -> None:
     from sparkd.errors import ConfigError  # noqa: PLC0415 - with the config
+    from sparkd.lasting import make_lasting, write_whole  # noqa: PLC0415 - likewise
 
     try:
-        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as out:
-            out.write(text)
-        file.chmod(0o644)
+        make_lasting(file.parent, 0o755)
+        write_whole(file, text, mode=0o644, replace=False)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}; try: sudo") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from sparkd.config.load import find_config, load_config
 from sparkd.config.tables import Config, NodeConfig
 from sparkd.errors import ConfigError
+from sparkd.lasting import write_whole
 
 SYSTEM_SOCKET = Path("/run/sparkd/sparkd.sock")
 """Where `sparkd.service` has its socket."""
@@ -117,31 +118,9 @@ def node_id(state: Path) -> str:
 
 
 def _new_node_id(file: Path) -> str:
-    fresh = os.urandom(16).hex()
-    part = file.with_name(f"{file.name}.{fresh[:8]}.part")  # another process may be making one at the same time
     try:
-        _write(part, f"{fresh}\n".encode())
-        with contextlib.suppress(FileExistsError):  # whoever came first is right
-            os.link(part, file)
-        part.unlink()
-        _sync_folder(file.parent)
+        with contextlib.suppress(FileExistsError):  # another process may have made one at the same time
+            write_whole(file, f"{os.urandom(16).hex()}\n", mode=0o600, replace=False)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be made: {error.strerror}") from None
     return node_id(file.parent)
-
-
-def _write(file: Path, content: bytes) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparkd.errors import ConfigError
+from sparkd.lasting import make_lasting, write_whole
 
 Value = str | bool | int | float | Sequence[str]
 
@@ -18,14 +18,6 @@ def table_text(name: str, values: Mapping[str, Value]) -> str:
     return "\n".join([f"[{name}]", *lines]) + "\n"
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_drop_in(config: Path, name: str, text: str, *, replace: bool = False) -> Path:
     """Write `sparkd.d/`*name* beside the config, whole and synced; return the file.
 
@@ -33,24 +25,11 @@ def write_drop_in(config: Path, name: str, text: str, *, replace: bool = False) 
     """
     folder = config / "sparkd.d"
     file = folder / name
-    part = folder / f".{name}.part"
     try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as out:
-            os.fchmod(out.fileno(), 0o644)
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        if replace:
-            part.replace(file)
-        else:
-            os.link(part, file)  # unlike rename, fails if the file is there
-        for place in (folder, config):
-            _sync(place)
+        make_lasting(folder, 0o755)
+        write_whole(file, text, mode=0o644, replace=replace)
     except FileExistsError:
         raise ConfigError(f"{file}: is there already; change it by hand, or remove it first") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}; try: sudo") from None
-    finally:
-        part.unlink(missing_ok=True)
     return file

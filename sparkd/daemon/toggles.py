@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 
 from sparkd.config.load import SWITCHES
 from sparkd.errors import ConfigError
+from sparkd.lasting import make_lasting, write_whole
 from sparkd.service import NAME
 
 FILE = "plugins.toml"
@@ -19,22 +19,11 @@ def write(config_folder: Path, name: str, enabled: bool) -> None:  # noqa: FBT00
     if not NAME.fullmatch(name):
         raise ConfigError(f"plugin name {name!r}: lower-case words joined by hyphens expected")
     folder = config_folder / SWITCHES
-    folder.mkdir(mode=0o755, exist_ok=True)
+    make_lasting(folder, 0o755)
     file = folder / FILE
     switches = {**_read(file), name: enabled}
     lines = [f"\n[plugins.{plugin}]\nenabled = {str(on).lower()}\n" for plugin, on in sorted(switches.items())]
-    part = file.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as out:
-        out.write(_HEAD + "".join(lines))
-        out.flush()
-        os.fsync(out.fileno())
-    part.rename(file)
-    for place in (folder, config_folder):  # the switch was confirmed: a power cut must not take it back
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    write_whole(file, _HEAD + "".join(lines))
 
 
 def _read(file: Path) -> dict[str, bool]:

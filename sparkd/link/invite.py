@@ -24,9 +24,10 @@ import zmq  # noqa: TID251 - keys are made by the library that uses them, and th
 from zmq.utils import z85  # noqa: TID251 - CURVE keys are shown in it
 
 from sparkd.errors import ConfigError, LocalMessageError, RemoteMessageError
+from sparkd.lasting import write_whole
 from sparkd.link import frames
 from sparkd.link.frames import PROTOCOL, Greeting, Joining
-from sparkd.link.keys import KeyStore, checked_key, write_file
+from sparkd.link.keys import KeyStore, checked_key
 from sparkd.link.options import Timing, configure
 from sparkd.service import NAME
 
@@ -131,7 +132,7 @@ class Invites:
         public, secret = zmq.curve_keypair()
         invite = _Invite(key=public.decode(), until_s=_now_s() + life_s, boot=_boot())
         self._store.prepare()
-        write_file(self._file(guest), msgspec.json.encode(invite).decode(), mode=0o600, replace=True)
+        write_whole(self._file(guest), msgspec.json.encode(invite), mode=0o600)
         own = self._store.load().public
         return Code(inviter=inviter, guest=guest, address=address, server_key=own, secret=secret.decode())
 

@@ -11,11 +11,9 @@ renamed, so a crash leaves the old one or the new one. No secret is in any messa
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import struct
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,7 @@ import zmq  # noqa: TID251 - keys are made by the library that uses them
 from zmq.utils import z85  # noqa: TID251 - likewise
 
 from sparkd.errors import ConfigError
-from sparkd.outbox import make_lasting
+from sparkd.lasting import make_lasting, sync_folder, write_whole
 from sparkd.service import NAME
 
 _Z85 = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
@@ -94,13 +92,13 @@ class KeyStore:
         self.prepare()
         public, secret = zmq.curve_keypair()
         try:
-            write_file(self._secret, secret.decode(), mode=0o600, replace=force)
+            write_whole(self._secret, f"{secret.decode()}\n", mode=0o600, replace=force)
         except FileExistsError:
             raise ConfigError(
                 f"{self._secret}: this node has a key already; peers that trust it would refuse a new one "
                 "(force makes one all the same)"
             ) from None
-        write_file(self._public, public.decode(), mode=0o644, replace=True)
+        write_whole(self._public, f"{public.decode()}\n", mode=0o644)
         return public.decode()
 
     def load(self) -> KeyPair:
@@ -136,7 +134,7 @@ class KeyStore:
         if key == self._own_public():
             raise ConfigError(f"key of {name}: this is the key of this node itself; the peer's own is needed")
         self.prepare()
-        write_file(self._file_of(name), key, mode=0o644, replace=True)
+        write_whole(self._file_of(name), f"{key}\n", mode=0o644)
 
     def revoke(self, name: str) -> None:
         """Take *name* off the allow-list. Raises ConfigError if it is not on it."""
@@ -145,7 +143,7 @@ class KeyStore:
         except FileNotFoundError:
             known = ", ".join(sorted(self.allow_list().keys)) or "none"
             raise ConfigError(f"peer {name!r} is not trusted; trusted: {known}") from None
-        _sync_folder(self.trusted_folder)
+        sync_folder(self.trusted_folder)
 
     def trusted(self) -> dict[str, str]:
         """Return the public key of each trusted peer, by name. Raises ConfigError naming every unusable file."""
@@ -207,29 +205,3 @@ class KeyStore:
 def _read(file: Path) -> str:
     with file.open("rb") as opened:
         return opened.read(256).decode("ascii", "replace")  # whatever else is in there, it is not a key
-
-
-def write_file(file: Path, key: str, *, mode: int, replace: bool) -> None:
-    """Put *key* into *file*, whole and synced. Raises FileExistsError unless it may *replace* an older one."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with open(descriptor, "w", encoding="ascii") as opened:  # noqa: PTH123 - a descriptor, not a path
-            os.fchmod(descriptor, mode)
-            opened.write(key + "\n")
-            opened.flush()
-            os.fsync(descriptor)
-        if replace:
-            Path(name).replace(file)
-        else:
-            os.link(name, file)  # unlike rename, fails if the file is there
-    finally:
-        Path(name).unlink(missing_ok=True)
-    _sync_folder(file.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,7 +8,6 @@ for what lies where.
 
 from __future__ import annotations
 
-from sparkd.outbox.files import make_lasting
 from sparkd.outbox.inspect import dead_letters, drop_dead, forget_reader, inspect, list_streams, retry_dead
 from sparkd.outbox.outbox import DiskOutbox, open_outbox
 from sparkd.outbox.remote import RemoteOutbox
@@ -25,7 +24,6 @@ __all__ = [
     "inspect",
     "leap",
     "list_streams",
-    "make_lasting",
     "open_outbox",
     "retry_dead",
 ]

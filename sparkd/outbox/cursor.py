@@ -11,7 +11,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from sparkd.outbox.files import sync_folder
+from sparkd.lasting import sync_folder
 from sparkd.steps import reached
 
 _SLOT = struct.Struct("<QQI")

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from sparkd.outbox.files import SUFFIX, Files, is_damage, sync_folder
+from sparkd.lasting import sync_folder
+from sparkd.outbox.files import SUFFIX, Files, is_damage
 from sparkd.outbox.losses import note_gap
 from sparkd.outbox.pages import is_cut, rows_in_pages
 from sparkd.outbox.segment import EPOCH_MARK, SIDES, Row, Segment, open_to_read, stored_of

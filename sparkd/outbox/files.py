@@ -141,38 +141,6 @@ def _is_full(path: Path, error: sqlite3.Error) -> bool:
     return False
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_lasting(folder: Path, mode: int = 0o750) -> None:
-    """Make *folder* with those above it, so that a power cut cannot take it away with what is synced in it."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(mode=mode, parents=True, exist_ok=True)
-    for path in missing:
-        sync_folder(path.parent)
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Replace *path* by *content*, whole or not at all, and make it last."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    except OSError:
-        part.unlink(missing_ok=True)  # on a full disk it would take the room that is missing
-        raise
-    sync_folder(path.parent)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Return what is in *path*; an empty dict if it is missing or damaged."""
     try:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparkd.errors import StorageError
-from sparkd.outbox.files import Files, locked, read_json, write_whole
+from sparkd.lasting import write_whole
+from sparkd.outbox.files import Files, locked, read_json
 
 MAX_ENTRIES = 200
 LOCK_LIMIT_S = 1.0

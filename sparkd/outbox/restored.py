@@ -10,8 +10,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from sparkd.lasting import sync_folder
 from sparkd.outbox.damage import finish_repairs
-from sparkd.outbox.files import LOCK_LIMIT_S, Files, locked, storage, sync_folder
+from sparkd.outbox.files import LOCK_LIMIT_S, Files, locked, storage
 from sparkd.outbox.losses import note_gap
 from sparkd.outbox.segment import Segment
 

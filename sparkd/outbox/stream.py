@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 from sparkd.codec import new_epoch
 from sparkd.errors import StorageError
+from sparkd.lasting import make_lasting, sync_folder, write_whole
 from sparkd.outbox import damage, dead
 from sparkd.outbox.clock import clock_is_synchronised
 from sparkd.outbox.cursor import encode_slot, read_cursor
@@ -23,11 +24,8 @@ from sparkd.outbox.files import (
     is_damage,
     keep_reserve,
     locked,
-    make_lasting,
     read_json,
     storage,
-    sync_folder,
-    write_whole,
 )
 from sparkd.outbox.losses import note_gap, read_losses
 from sparkd.outbox.pages import is_cut

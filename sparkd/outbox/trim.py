@@ -8,8 +8,9 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
+from sparkd.lasting import sync_folder
 from sparkd.outbox.cursor import read_cursor
-from sparkd.outbox.files import Files, locked, sync_folder
+from sparkd.outbox.files import Files, locked
 from sparkd.outbox.losses import note_evicted
 from sparkd.outbox.segment import open_to_read
 from sparkd.steps import reached

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sparkd.lasting import sync_folder
+
 MAX_BYTES = 1 << 20
 KEPT = 4
 """Older files that are kept: with about 300 bytes a line, the last 14,000 requests and more."""
@@ -37,7 +39,7 @@ class Audit:
             finally:
                 os.close(descriptor)
             if fresh:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
 
     def _rotate(self) -> None:
         try:
@@ -49,15 +51,7 @@ class Audit:
             older = self._path if number == 1 else self._numbered(number - 1)
             if older.exists():
                 older.rename(self._numbered(number))
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -158,7 +158,7 @@ def test_a_folder_of_a_service_lasts_with_what_it_holds(disk: Cut, seed: int | N
     program = disk.run(
         "import sqlite3, sys\n"
         "from pathlib import Path\n"
-        "from sparkd.outbox import make_lasting\n"
+        "from sparkd.lasting import make_lasting\n"
         "folder = Path(sys.argv[1]) / 'plugins' / 'stream-sink'; make_lasting(folder)\n"
         "db = sqlite3.connect(folder / 'x.db', isolation_level=None)\n"
         "db.execute('PRAGMA journal_mode=WAL'); db.execute('PRAGMA synchronous=FULL')\n"
@@ -198,7 +198,7 @@ def over_and_over(disk: Cut, imports: str, deed: str, *, times: int, seed: int |
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_small_file_of_the_outbox_is_the_last_written(disk: Cut, seed: int | None) -> None:
     deed = "write_whole(place / 'f.json', json.dumps({'n': number, 'x': 'x' * 9000}))"
-    last = over_and_over(disk, "import json; from sparkd.outbox.files import write_whole", deed, times=20, seed=seed)
+    last = over_and_over(disk, "import json; from sparkd.lasting import write_whole", deed, times=20, seed=seed)
 
     held = read_json(disk.place / "f.json")
     assert held["n"] in (last, last + 1)
@@ -269,7 +269,7 @@ from importlib import import_module
 from pathlib import Path
 import anyio
 journal = import_module("sparkd_plugins.cloud_uplink.journal")
-from sparkd.outbox import make_lasting
+from sparkd.lasting import make_lasting
 
 async def main():
     folder = Path(sys.argv[1]) / "uplink"

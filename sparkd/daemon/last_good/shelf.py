@@ -16,14 +16,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from sparkd.config.load import SWITCHES
-from sparkd.outbox import make_lasting
+from sparkd.lasting import make_lasting, sync_folder, write_whole
 from sparkd.registry.discover import candidates, files_of
 from sparkd.steps import reached
 
@@ -125,16 +124,14 @@ class Shelf:
             for name, file in version.files.items():
                 copy = part / name
                 copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                shutil.copyfile(file, copy)
+                write_whole(copy, file.read_bytes(), mode=0o600)
                 if _sum(copy) != version.sums[name]:  # else the good version could hold what came after it
                     raise OSError(f"{file} changed while it was read")
-                copy.chmod(0o600)
-                _sync(copy)
             for folder in (part, *(path for path in part.rglob("*") if path.is_dir())):
-                _sync(folder)
+                sync_folder(folder)
             reached("last-good.before-keep")
             part.rename(target)
-            _sync(self.versions)
+            sync_folder(self.versions)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         self._prune()
@@ -142,14 +139,8 @@ class Shelf:
     def note(self, taken: Taken) -> None:
         """Make *taken* the state, durably. Raises OSError."""
         make_lasting(self.folder, 0o700)
-        part = self.folder / "state.json.part"
-        with part.open("wb") as out:
-            out.write(msgspec.json.encode(taken))
-            out.flush()
-            os.fsync(out.fileno())
         reached("last-good.before-note")
-        part.replace(self.folder / "state.json")
-        _sync(self.folder)
+        write_whole(self.folder / "state.json", msgspec.json.encode(taken), mode=0o600)
         self.taken = taken
         reached("last-good.after-note")
 
@@ -237,12 +228,3 @@ def _lines(file: Path) -> list[str]:
         return []
     except (OSError, UnicodeDecodeError):
         return [f"(not text: {_sum(file)[:12]})"] if file.exists() else []
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system that cannot sync a folder
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
