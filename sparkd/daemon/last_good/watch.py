@@ -203,6 +203,8 @@ class LastGood:
         good = self._shelf.taken.good
         if not good or not (self._shelf.versions / good).is_dir():
             self._blame(trial.version.name, f"{service} fails ({reason}), and no earlier version is known to be good")
+            trial.failed.clear()  # it may yet come to run, and then for a whole window
+            trial.until = time.monotonic() + self._window_s()
             return
         self._trial = None
         taken = Taken(good=good, bad=trial.version.name, at=time.time(), service=service, reason=reason)
