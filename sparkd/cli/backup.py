@@ -38,8 +38,10 @@ ACCOUNT = "sparkd"
 ABOUT, SUMS = "about.json", "sums.json"
 _SQLITE = b"SQLite format 3\0"
 _SIDES = ("-wal", "-shm", "-journal")
-_LEFT_OUT = {"logs", "recorder", "manifests", "reserve", "lock", "trim.lock", "losses.lock"}
-"""What says nothing on another day, or is made anew."""
+_NOT_KEPT = ("logs", "recorder")
+"""Folders of the state that say nothing on another machine."""
+_MADE_ANEW = {"reserve", "lock", "trim.lock", "losses.lock"}
+"""Files of a stream of the outbox that its writer makes."""
 MAX_ABOUT_BYTES, MAX_SUMS_BYTES = 1 << 20, 256 << 20
 MAX_IN_MEMORY = 32 << 20
 """A segment of the outbox is at the most half of it; a larger database is copied on disk."""
@@ -97,22 +99,29 @@ def _write(out: IO[bytes], places: Places, about: dict[str, Any]) -> int:
 def _add_folder(tar: tarfile.TarFile, base: str, folder: Path) -> dict[str, str]:
     sums = {}
     for file in _ordered(folder):
-        name = f"{base}/{file.relative_to(folder)}"
+        inner = PurePosixPath(file.relative_to(folder))
+        if base == "state" and not _is_kept(inner):
+            continue
+        name = f"{base}/{inner}"
         with suppress(FileNotFoundError):  # trimmed, or replaced, since we looked
             sums[name] = _add_file(tar, name, file)
     return sums
 
 
 def _ordered(folder: Path) -> list[Path]:
-    """Return the files to copy; readers' cursors first."""
-    found = []
+    """Return the files to copy, readers' cursors first; root's own links, and ours, as what they lead to."""
+    found: list[Path] = []
     for base, names, files in os.walk(folder):
-        names[:] = sorted(name for name in names if name not in _LEFT_OUT and not name.startswith((".", "__")))
-        found += [
-            Path(base) / name for name in files if name not in _LEFT_OUT and not name.endswith((".part", *_SIDES))
-        ]
-    plain = [file for file in found if file.is_file() and not file.is_symlink()]
-    return sorted(plain, key=lambda file: (file.parent.name != "cursors", str(file)))
+        names[:] = sorted(name for name in names if not name.startswith(".") and name != "__pycache__")
+        found += [Path(base) / name for name in files if not name.endswith((".part", *_SIDES))]
+    owners = {0, os.geteuid()}
+    kept = [file for file in found if file.is_file() and not (file.is_symlink() and file.lstat().st_uid not in owners)]
+    return sorted(kept, key=lambda file: (file.parent.name != "cursors", str(file)))
+
+
+def _is_kept(name: PurePosixPath) -> bool:
+    """Whether a file of the state, by its name within it, is for another machine too."""
+    return name.parts[0] not in _NOT_KEPT and not (name.parts[0] == "outbox" and name.name in _MADE_ANEW)
 
 
 def _add_file(tar: tarfile.TarFile, name: str, file: Path) -> str:

@@ -75,11 +75,23 @@ def rows(folder: Path) -> list[int]:
     return found
 
 
+def keep_what_has_a_common_name(node: Node, folder: Path) -> None:
+    """Let a service, a plugin and the config have files with names that the daemon gives to its own."""
+    (node.state / "plugins" / "counter" / "logs").mkdir()
+    (node.state / "plugins" / "counter" / "logs" / "lock").write_text("mine too")
+    (node.plugins / "logs").mkdir()
+    (node.plugins / "logs" / "__init__.py").write_text("")
+    (folder / "elsewhere.toml").write_text("## elsewhere\n")
+    (node.config_file.parent / "sparkd.d").mkdir()
+    (node.config_file.parent / "sparkd.d" / "linked.toml").symlink_to(folder / "elsewhere.toml")
+
+
 def test_a_working_node_is_saved_and_restored_onto_an_empty_machine(
     producing: Node, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs(producing, "counter")
     until(lambda: last_seq(producing), lambda last: last > 200)
+    keep_what_has_a_common_name(producing, folder)
     saved = folder / "saved.tar.gz"
     assert ctl(producing, "backup", str(saved)) == 0
     assert saved.stat().st_mode & 0o077 == 0
@@ -99,6 +111,11 @@ def test_a_working_node_is_saved_and_restored_onto_an_empty_machine(
     kept = rows(stream)
     assert kept == list(range(1, len(kept) + 1))
     assert len(kept) >= 200
+
+    assert (producing.state / "plugins" / "counter" / "logs" / "lock").read_text() == "mine too"
+    assert (producing.plugins / "logs" / "__init__.py").exists()
+    assert (producing.config_file.parent / "sparkd.d" / "linked.toml").read_text() == "## elsewhere\n"
+    assert not (producing.state / "logs").exists(), "the log of one machine says nothing on another"
 
     for name in ("run", "cache"):
         (producing.root / name).mkdir(exist_ok=True)
