@@ -91,6 +91,9 @@ class KeyStore:
         """
         self.prepare()
         public, secret = zmq.curve_keypair()
+        if force:  # a power cut between the two files must not leave the public half of another secret
+            self._public.unlink(missing_ok=True)
+            sync_folder(self.folder)
         try:
             write_whole(self._secret, f"{secret.decode()}\n", mode=0o600, replace=force)
         except FileExistsError:
