@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from sparkd.core_interfaces import LogRecord
+
 DEFAULT_BYTES = 16 << 20
 FILES = 8
 """The store is given up in eighths."""
@@ -31,19 +33,8 @@ QUIET_LEVEL = 7
 _SUFFIX = ".jsonl"
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One line, as it is stored."""
-
-    at: float
-    """Wall clock, seconds since 1970."""
-    service: str
-    level: int
-    """As in syslog."""
-    text: str
-
-
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(LogRecord).decode
 
 
 class LogStore:
@@ -56,7 +47,7 @@ class LogStore:
         self.folder = folder
         self._max_bytes = max_bytes
         self.on_problem = on_problem
-        self._waiting: queue.Queue[Line | None] = queue.Queue(WAITING_LINES)
+        self._waiting: queue.Queue[LogRecord | None] = queue.Queue(WAITING_LINES)
         self._problem = ""
         self.lost = 0
         """Lines that were not written: too many at once, or the disk refused them."""
@@ -74,7 +65,7 @@ class LogStore:
                 self._waiting.put(None, timeout=1.0)
             self._thread.join(5.0)
 
-    def put(self, line: Line) -> None:
+    def put(self, line: LogRecord) -> None:
         """Store *line*, soon; one too many is counted as lost."""
         if not self._max_bytes:
             return
@@ -91,10 +82,10 @@ class LogStore:
             if last:
                 return
 
-    def _gather(self) -> tuple[list[Line], bool]:
+    def _gather(self) -> tuple[list[LogRecord], bool]:
         """Return the lines to be written together, and whether they are the last."""
         first = self._waiting.get()
-        lines: list[Line] = []
+        lines: list[LogRecord] = []
         deadline = time.monotonic() + GATHER_S
         while first is not None:
             lines.append(first)
@@ -105,7 +96,7 @@ class LogStore:
                 return lines, False
         return lines, True
 
-    def _store(self, lines: list[Line]) -> None:
+    def _store(self, lines: list[LogRecord]) -> None:
         content = b"".join(_encode(line) + b"\n" for line in lines)
         try:
             try:
@@ -164,13 +155,13 @@ def log_files(folder: Path) -> list[Path]:
 
 def read_lines(
     folder: Path, *, service: str = "", lines: int = 50, since: float = 0.0, level: int = QUIET_LEVEL, text: str = ""
-) -> list[Line]:
+) -> list[LogRecord]:
     """Return the last *lines* lines that fit, oldest first: blocks.
 
     *service* empty is every service; *since* is the wall clock; *level* the quietest wanted; *text* is looked for in
     the line, whatever its case. A file that cannot be read, or is gone by now, is left out.
     """
-    found: list[Line] = []
+    found: list[LogRecord] = []
     wanted = min(max(lines, 0), MAX_READ_LINES)
     needle = text.casefold()
     for file in reversed(log_files(folder)):
@@ -183,7 +174,7 @@ def read_lines(
     return found[::-1]
 
 
-def _lines(file: Path) -> Iterator[Line]:
+def _lines(file: Path) -> Iterator[LogRecord]:
     with suppress(OSError), file.open("rb") as opened:
         for raw in opened:
             with suppress(msgspec.MsgspecError):  # torn by a power cut

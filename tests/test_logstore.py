@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from sparkd import logstore
-from sparkd.logstore import Line, LogStore, log_files, read_lines
+from sparkd.core_interfaces import LogRecord
+from sparkd.logstore import LogStore, log_files, read_lines
 from sparkd.testing import short_folder
 
 
-def line(text: str, *, service: str = "a", level: int = 6, at: float = 1000.0) -> Line:
-    return Line(at=at, service=service, level=level, text=text)
+def line(text: str, *, service: str = "a", level: int = 6, at: float = 1000.0) -> LogRecord:
+    return LogRecord(at=at, service=service, level=level, text=text)
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def opened(folder: Path, *, max_bytes: int = 1 << 20) -> Iterator[LogStore]:
         store.close()
 
 
-def texts(lines: list[Line]) -> list[str]:
+def texts(lines: list[LogRecord]) -> list[str]:
     return [found.text for found in lines]
 
 
@@ -82,10 +83,12 @@ def test_a_line_torn_by_a_power_cut_costs_only_itself(tmp_path: Path) -> None:
 
 def test_an_error_is_on_disk_when_the_process_is_killed_a_moment_later(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from sparkd.logstore import Line, LogStore, log_files\n"
-        f"store = LogStore(Path({str(tmp_path)!r})); store.open()\n"
-        "store.put(Line(at=1.0, service='a', level=3, text='last words'))\n"
-        f"while not log_files(Path({str(tmp_path)!r})): time.sleep(0.01)\n"
+        "import time; from pathlib import Path\n"
+        "from sparkd import logstore; from sparkd.core_interfaces import LogRecord\n"
+        "logstore.GATHER_S = 3600  # an error must not wait for it\n"
+        f"store = logstore.LogStore(Path({str(tmp_path)!r})); store.open()\n"
+        "store.put(LogRecord(at=1.0, service='a', level=3, text='last words'))\n"
+        f"while not logstore.log_files(Path({str(tmp_path)!r})): time.sleep(0.01)\n"
         "print('there', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:

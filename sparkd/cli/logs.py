@@ -6,14 +6,16 @@ import argparse
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from sparkd.log import LEVELS as NUMBERS
+from sparkd.log import SYSLOG
 
 if TYPE_CHECKING:
     from sparkd.cli.parser import Subparsers
 
-LEVELS = {"error": 3, "warning": 4, "info": 6, "debug": 7}
+LEVELS = {name: SYSLOG[number] for name, number in NUMBERS.items()}
 """The syslog level that each name stands for."""
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -66,4 +68,4 @@ def stored(options: argparse.Namespace, asked: Mapping[str, Any]) -> list[dict[s
     folder = load_places(options.config)[1].state / "logs"
     if folder.parent.exists():
         list(folder.parent.iterdir())  # says so if it is closed to us, where a search would find nothing
-    return [msgspec.structs.asdict(line) for line in read_lines(folder, **asked)]
+    return [asdict(line) for line in read_lines(folder, **asked)]

@@ -12,7 +12,7 @@ from sparkd.config import nearest
 from sparkd.core_interfaces import LogRecord
 from sparkd.daemon.levels import CORE
 from sparkd.errors import CallError, CallErrorKind
-from sparkd.logstore import Line, read_lines
+from sparkd.logstore import MAX_READ_LINES, read_lines
 from sparkd.service import Isolation
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LogsAnswers:
         self, *, service: str = "", lines: int = 50, since: float = 0.0, level: int = 7, text: str = ""
     ) -> list[LogRecord]:
         """Return the last lines that fit, from memory and, where that does not reach back far enough, from disk."""
-        held = [line for line in self._core.logbook.tail(service, MAX_HELD) if _fits(line, since, level, text)]
+        held = [line for line in self._core.logbook.tail(service, MAX_READ_LINES) if _fits(line, since, level, text)]
         if service and len(held) >= lines:
             return held[-lines:] if lines > 0 else []
         oldest: dict[str, float] = {}
@@ -40,7 +40,7 @@ class LogsAnswers:
                 self._core.log_store.folder, service=service, lines=lines, since=since, level=level, text=text
             )
         )
-        older = [_record(line) for line in stored if line.at < oldest.get(line.service, math.inf)]
+        older = [line for line in stored if line.at < oldest.get(line.service, math.inf)]
         return sorted([*older, *held], key=lambda line: line.at)[-lines:] if lines > 0 else []
 
     async def follow(self, *, service: str = "") -> AsyncIterator[LogRecord]:
@@ -70,12 +70,5 @@ class LogsAnswers:
         return await self.levels()
 
 
-MAX_HELD = 10_000
-
-
 def _fits(line: LogRecord, since: float, level: int, text: str) -> bool:
     return line.at >= since and line.level <= level and text.casefold() in line.text.casefold()
-
-
-def _record(line: Line) -> LogRecord:
-    return LogRecord(service=line.service, level=line.level, text=line.text, at=line.at)

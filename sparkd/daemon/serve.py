@@ -18,7 +18,7 @@ from sparkd.daemon.last_good import Shelf
 from sparkd.daemon.levels import Levels
 from sparkd.daemon.logbook import Logbook
 from sparkd.log import StructuredLog
-from sparkd.logstore import Line, LogStore
+from sparkd.logstore import LogStore
 from sparkd.systemd import Notifier
 from sparkd.zygote import Zygote
 
@@ -27,7 +27,7 @@ def serve(config: Config, places: Places, node_id: str, zygote: Zygote, shelf: S
     """Run the core until SIGTERM or SIGINT; return the exit code."""
     faulthandler.enable()  # who sends SIGABRT, as systemd's watchdog does, gets told where each thread stood
     store = LogStore(places.state / "logs", max_bytes=config.logs.max_bytes)
-    logbook = Logbook(lambda line: store.put(Line(at=line.at, service=line.service, level=line.level, text=line.text)))
+    logbook = Logbook(store.put)
     logging.getLogger().addHandler(logbook)
     store.open()
     core = Core(
