@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -295,30 +296,21 @@ def _offline(options: argparse.Namespace) -> int:
     return deed(options)
 
 
-def _inviting(options: argparse.Namespace) -> int:
-    from sparkd.cli import inviting  # noqa: PLC0415 - brings the config, and ZeroMQ
-
-    deed: Callable[[argparse.Namespace], int] = getattr(inviting, options.command)
-    return deed(options)
-
-
-def _examining(options: argparse.Namespace) -> int:
-    from sparkd.cli import examining  # noqa: PLC0415 - not needed by others
-
-    deed: Callable[[argparse.Namespace], int] = getattr(examining, options.command.replace("-", "_"))
-    return deed(options)
+_ELSEWHERE = {
+    "invite": "inviting",
+    "join": "inviting",
+    "init": "starting",
+    "doctor": "examining",
+    "support-bundle": "examining",
+    "backup": "backup",
+    "restore": "backup",
+}
+"""Commands that ask no running daemon first thing, by the module that does them."""
 
 
-def _starting(options: argparse.Namespace) -> int:
-    from sparkd.cli import starting  # noqa: PLC0415 - not needed by others
-
-    return starting.init(options)
-
-
-def _saving(options: argparse.Namespace) -> int:
-    from sparkd.cli import backup  # noqa: PLC0415 - brings SQLite and tar
-
-    deed: Callable[[argparse.Namespace], int] = getattr(backup, options.command)
+def _elsewhere(options: argparse.Namespace) -> int:
+    module = import_module(f"sparkd.cli.{_ELSEWHERE[options.command]}")  # only now: each brings much
+    deed: Callable[[argparse.Namespace], int] = getattr(module, options.command.replace("-", "_"))
     return deed(options)
 
 
@@ -341,12 +333,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": _config,
     "check": _offline,
     "keys": _offline,
-    "invite": _inviting,
-    "join": _inviting,
-    "init": _starting,
-    "doctor": _examining,
-    "support-bundle": _examining,
-    "backup": _saving,
-    "restore": _saving,
     "completion": _offline,
+    **dict.fromkeys(_ELSEWHERE, _elsewhere),
 }
