@@ -22,6 +22,7 @@ LAYERS = (
         "core_interfaces",
         "needs",
         "lasting",
+        "devices",
         "conditions",
     }
     | {"access_interfaces", "arrays", "reference", "outbox_interface"},
@@ -30,6 +31,7 @@ LAYERS = (
         "config",
         "log",
         "logstore",
+        "redact",
         "metrics",
         "systemd",
         "outbox",

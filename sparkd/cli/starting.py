@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparkd.devices import HAILO, RESPEAKER, pci_devices, text_of, usb_devices
+
 if TYPE_CHECKING:
     from sparkd.cli.parser import Subparsers
 
-HAILO_VENDOR = "0x1e60"
-RESPEAKER = ("2886", "0018")
 _VIRTUAL = ("KVM", "QEMU", "VMware", "VirtualBox", "Xen", "Google", "Amazon EC2", "OpenStack", "Bochs", "Hetzner")
 """What the firmware of virtual machines calls itself, beside Hyper-V."""
 
@@ -45,14 +45,12 @@ class Machine:
 
 def look(root: Path = Path("/")) -> Machine:
     """Return what the machine beneath *root* is and has. Reads /proc, /sys and /dev only."""
-    model = _read(root / "proc/device-tree/model") or _dmi(root)
+    model = text_of(root / "proc/device-tree/model") or _dmi(root)
     found = Machine(model=model, virtual=_is_virtual(root))
-    for device in sorted((root / "sys/bus/pci/devices").glob("*")):
-        if _read(device / "vendor") == HAILO_VENDOR:
-            found.devices["hailo"] = f"PCIe {device.name}"
-    for device in sorted((root / "sys/bus/usb/devices").glob("*")):
-        if (_read(device / "idVendor"), _read(device / "idProduct")) == RESPEAKER:
-            found.devices["respeaker"] = f"USB {device.name}"
+    for device in pci_devices(root, HAILO):
+        found.devices["hailo"] = f"PCIe {device.name}"
+    for device in usb_devices(root, RESPEAKER):
+        found.devices["respeaker"] = f"USB {device.name}"
     cameras = sorted((root / "dev").glob("video[0-9]"))
     if cameras:
         found.devices["camera"] = f"/dev/{cameras[0].name}"
@@ -65,21 +63,13 @@ def look(root: Path = Path("/")) -> Machine:
 
 
 def _dmi(root: Path) -> str:
-    parts = [_read(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name")]
+    parts = [text_of(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name")]
     return " ".join(part for part in parts if part)
 
 
 def _is_virtual(root: Path) -> bool:
-    flags = _read(root / "proc/cpuinfo", most=1 << 20)
+    flags = text_of(root / "proc/cpuinfo")
     return "hypervisor" in flags or any(name in _dmi(root) for name in _VIRTUAL)
-
-
-def _read(file: Path, *, most: int = 4096) -> str:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(most).decode(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
 
 
 def files_for(options: argparse.Namespace, machine: Machine, installed: set[str]) -> dict[str, str]:

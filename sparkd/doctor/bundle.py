@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from sparkd.doctor import examine
-from sparkd.doctor.redact import Redactor, secrets_of
 from sparkd.doctor.scene import Scene
 from sparkd.errors import SparkdError
 from sparkd.logstore import read_lines
+from sparkd.redact import Redactor, secrets_of
 from sparkd.rpc.client import Client
 
 LOG_LINES = 5000

@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sparkd.devices import HAILO, RESPEAKER, pci_devices, text_of, usb_devices
 from sparkd.doctor.scene import Finding, Scene, named, note, ok, problem, skipped, warning
 
-HAILO_VENDOR = "0x1e60"
-RESPEAKER = ("2886", "0018")
 _VERSION = re.compile(r"(\d+\.\d+\.\d+)")
 _PACKAGES = ("hailort", "hailo-dkms", "hailort-pcie-driver", "python3-hailort")
 GROUPS = {"/dev/snd": "audio", "/dev/video0": "video", "/dev/i2c-1": "i2c", "/dev/gpiochip0": "gpio"}
@@ -21,15 +20,12 @@ GROUPS = {"/dev/snd": "audio", "/dev/video0": "video", "/dev/i2c-1": "i2c", "/de
 @named("hailo")
 def hailo(scene: Scene) -> Iterator[Finding]:
     """The accelerator: present, with its driver, and at hand."""
-    found = [path for path in scene.glob("/sys/bus/pci/devices/*") if _vendor(path) == HAILO_VENDOR]
+    found = pci_devices(scene.root, HAILO)
     wanted = scene.has_plugin("hailo-inference")
     if not found:
-        text = "no Hailo on the PCIe bus"
-        yield (
-            note(f"{text}: the CPU infers", "if there is one: dtparam=pciex1 in config.txt, and its ribbon cable")
-            if wanted
-            else skipped(text)
-        )
+        absent = "no Hailo on the PCIe bus"
+        remedy = "if there is one: dtparam=pciex1 in config.txt, and its ribbon cable"
+        yield note(f"{absent}: the CPU infers", remedy) if wanted else skipped(absent)
         return
     if scene.read("/sys/module/hailo_pci/version") is None:
         yield problem(
@@ -41,13 +37,6 @@ def hailo(scene: Scene) -> Iterator[Finding]:
         )
     else:
         yield ok(f"{len(found)} on the bus, driver {scene.read('/sys/module/hailo_pci/version')}")
-
-
-def _vendor(path: Path) -> str:
-    try:
-        return (path / "vendor").read_text().strip()
-    except OSError:
-        return ""
 
 
 @named("hailo versions")
@@ -82,20 +71,18 @@ def hailo_versions(scene: Scene) -> Iterator[Finding]:
 @named("respeaker")
 def respeaker(scene: Scene) -> Iterator[Finding]:
     """The microphone array, and the rule that lets the daemon steer it."""
-    for device in scene.glob("/sys/bus/usb/devices/*"):
-        held = tuple(_text(device / name) for name in ("idVendor", "idProduct"))
-        if held == RESPEAKER:
-            yield from _steerable(scene, device)
-            return
-    text = "no ReSpeaker on the USB"
+    for device in usb_devices(scene.root, RESPEAKER):
+        yield from _steerable(scene, device)
+        return
+    absent = "no ReSpeaker on the USB"
     if scene.has_plugin("respeaker-voice"):
-        yield problem(text, "plug it in; lsusb -d 2886:0018")
+        yield problem(absent, f"plug it in; lsusb -d {RESPEAKER}")
     else:
-        yield skipped(text)
+        yield skipped(absent)
 
 
 def _steerable(scene: Scene, device: Path) -> Iterator[Finding]:
-    number = [_text(device / name) for name in ("busnum", "devnum")]
+    number = [text_of(device / name) for name in ("busnum", "devnum")]
     node = scene.path(f"/dev/bus/usb/{int(number[0] or 0):03d}/{int(number[1] or 0):03d}")
     remedy = 'a udev rule: ATTRS{idVendor}=="2886", ATTRS{idProduct}=="0018", MODE="0660", GROUP="sparkd"'
     if not node.exists():
@@ -104,13 +91,6 @@ def _steerable(scene: Scene, device: Path) -> Iterator[Finding]:
         yield problem(f"{scene.account} may not write {node}", remedy)
     else:
         yield ok(f"at {node}")
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""
 
 
 @named("groups")

@@ -12,8 +12,8 @@ import pytest
 
 from sparkd.cli.main import main
 from sparkd.cli.parser import NOT_WELL
-from sparkd.doctor.redact import HIDDEN, Redactor
 from sparkd.link import KeyStore
+from sparkd.redact import HIDDEN, Redactor
 from sparkd.testing import Node
 from tests.system.watching import plugin, runs
 

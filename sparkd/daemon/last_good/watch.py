@@ -20,8 +20,8 @@ from anyio import to_thread
 
 from sparkd.core_interfaces import RollBack
 from sparkd.daemon.last_good.shelf import Shelf, Taken, Version
-from sparkd.doctor.redact import Redactor, secrets_of
 from sparkd.events import RolledBack
+from sparkd.redact import Redactor, secrets_of
 from sparkd.registry import FailureKind
 from sparkd.states import State
 from sparkd.supervisor import Supervised

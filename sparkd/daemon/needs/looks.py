@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparkd.devices import text_of, usb_devices
 from sparkd.needs import Need, NeedKind
 
 _SIOCGIFFLAGS = 0x8913
@@ -37,7 +38,7 @@ def look(need: Need, root: Path = Path("/")) -> Lack | None:
         case NeedKind.DEVICE:
             return _device(need.path)
         case NeedKind.USB:
-            return _usb(need.what, root / "sys/bus/usb/devices")
+            return _usb(need.what, root)
         case NeedKind.MOUNT:
             return _mount(need, root / "proc/self/mountinfo")
         case NeedKind.NETWORK:
@@ -69,16 +70,15 @@ def _device(path: Path) -> Lack | None:
     return None
 
 
-def _usb(wanted: str, devices: Path) -> Lack | None:
-    for device in devices.glob("*"):
-        if f"{_text(device / 'idVendor')}:{_text(device / 'idProduct')}" == wanted:
-            return None
+def _usb(wanted: str, root: Path) -> Lack | None:
+    if usb_devices(root, wanted):
+        return None
     return Lack(f"needs the USB device {wanted}, which is not plugged in", f"plug it in; lsusb -d {wanted}")
 
 
 def _mount(need: Need, table: Path) -> Lack | None:
     options = None
-    for line in _text(table).splitlines():
+    for line in text_of(table).splitlines():
         fields = line.split()
         if len(fields) > 5 and _unescaped(fields[4]) == need.what.rstrip("/"):  # noqa: PLR2004 - proc_pid_mountinfo(5)
             options = (fields[5].split(","), fields[-1].split(","))  # of the mount, and of its file system
@@ -117,20 +117,13 @@ def _link(name: str) -> Lack | None:
 
 
 def _route(net: Path) -> Lack | None:
-    for line in _text(net / "route").splitlines()[1:]:
+    for line in text_of(net / "route").splitlines()[1:]:
         fields = line.split()
         if len(fields) > 7 and fields[1] == fields[7] == "00000000" and int(fields[3], 16) & _ROUTE_UP:  # noqa: PLR2004 - up to the mask
             return None
-    for line in _text(net / "ipv6_route").splitlines():
+    for line in text_of(net / "ipv6_route").splitlines():
         fields = line.split()
         default = len(fields) > 9 and fields[0] == _ANYWHERE_6 and fields[1] == "00"  # noqa: PLR2004 - up to the interface
         if default and fields[9] != "lo" and not int(fields[8], 16) & _ROUTE_REJECT:
             return None
     return Lack("needs a network, and there is no route out of this machine", "ip route; the cable, the radio, DHCP")
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -1,4 +1,4 @@
-"""Taking secrets out of text that leaves the machine."""
+"""Taking secrets out of text that leaves the machine. Layer: edges."""
 
 from __future__ import annotations
 
