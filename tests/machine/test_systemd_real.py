@@ -26,7 +26,7 @@ systemctl daemon-reload
 CLEAN = """\
 systemctl stop 'sparkd*.service'
 systemctl reset-failed
-rm -rf /etc/systemd/system/sparkd.service.d /etc/sparkd/sparkd.d/* /etc/sparkd/plugins/*
+rm -rf /etc/systemd/system/sparkd.service.d /etc/sparkd/sparkd.d/* /etc/sparkd/plugins/* /etc/sparkd/switches/*
 systemctl daemon-reload
 """
 STUBBORN = """\
@@ -170,6 +170,17 @@ def test_a_hung_core_is_found_and_started_again_and_said_where_it_stood(node: Ma
     said = node.journal("sparkd")
     assert "Watchdog timeout" in said
     assert "Fatal Python error: Aborted" in said
+
+
+def test_what_was_before_a_crash_is_read_after_it(node: Machine) -> None:
+    drop_in(node, "[Service]\nRestartSec=100ms\n")
+    node.sh("systemctl start sparkd")
+    wait(node, '[ "$(sparkctl history core rss --csv | wc -l)" -gt 2 ]')
+    node.sh("systemctl kill --signal=KILL --kill-whom=main sparkd")
+    wait(node, '[ "$(systemctl show -P NRestarts sparkd)$(systemctl is-active sparkd)" = 1active ]')
+
+    assert int(node.sh("sparkctl history core rss --last-crash --csv | wc -l")) > 2
+    assert "did not end by its own orders" in node.journal("sparkd")
 
 
 def test_a_core_whose_socket_does_not_answer_is_started_again(node: Machine) -> None:
