@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from sparkd.audit.deed import NO_HASH, Deed, Entry, entry_of, line_of
-from sparkd.lasting import make_lasting, sync_folder
+from sparkd.lasting import make_lasting, sync_folder, write_whole
 
 FILES = 8
 """The trail is given up in eighths."""
@@ -133,10 +133,8 @@ class TrailFiles:
             sizes.pop(0)
 
     def _write_head(self) -> None:
-        part = self.folder / "head.part"
-        part.write_bytes(msgspec.json.encode(Head(first=self._first, seq=self._seq, hash=self._hash)) + b"\n")
-        part.chmod(MODE)
-        part.replace(self.folder / "head")
+        head = Head(first=self._first, seq=self._seq, hash=self._hash)
+        write_whole(self.folder / "head", msgspec.json.encode(head) + b"\n", mode=MODE)
 
 
 def trail_files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sparkd import StorageError
+from sparkd.audit.reading import verify
 from sparkd.config import node_id
 from sparkd.daemon import toggles
 from sparkd.daemon.last_good import Shelf
@@ -286,3 +287,26 @@ anyio.run(main)
     with closing(sqlite3.connect(disk.place / "uplink" / "commands.db")) as db:
         known = {row[0] for row in db.execute("SELECT id FROM commands")}
     assert known >= {f"id-{number}" for number in range(count)}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_audit_trail_has_every_recorded_deed_and_is_taken_for_whole(disk: Cut, seed: int | None) -> None:
+    script = """\
+import sys
+from pathlib import Path
+from sparkd.audit.deed import Deed
+from sparkd.audit.files import TrailFiles
+trail = TrailFiles(Path(sys.argv[1]) / "audit", max_bytes=1 << 20)
+trail.append([trail.open()])
+for number in range(10**6):
+    (entry,) = trail.append([Deed(door="rpc", method=f"plugins.stop{number}", outcome="ok")])
+    print(entry.seq, entry.seq, flush=True)
+"""
+    last = acknowledged(disk.run(script, disk.mount), 60)
+    disk.cut(seed)
+    last = finally_acknowledged(disk, last)
+
+    report = verify(disk.place / "audit")
+    assert report.problems == [], "a power cut is nobody's meddling"
+    assert report.last_seq >= last
+    assert report.first_seq == 1
