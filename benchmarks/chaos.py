@@ -49,7 +49,9 @@ def summary(outcome: Outcome) -> str:
     lines += [f"records: {outcome.records}", f"commands: {outcome.commands}"]
     for role, grown in outcome.growth.items():
         if grown["judged"]:
-            lines.append(f"{role}: pss {_short(grown['pss'])}, files {_short(grown['fds'])}")
+            lines.append(
+                f"{role}: own {_short(grown['own'])}, pss {_short(grown['pss'])}, files {_short(grown['fds'])}"
+            )
     return "\n".join(lines + [f"BROKEN: {broken}" for broken in outcome.broken])
 
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import TypeVar
 
 import anyio
 
 from sparkd.core_interfaces import LogRecord
 from sparkd.log import INFO, SYSLOG, parse_line
 
-LINES_KEPT = 200
+LINES_KEPT, CHARS_KEPT = 200, 1 << 15
+"""Of a service, here in memory. What is older is in the log store."""
+SERVICES_KEPT = 64
+"""With more, the lines of the one that was silent the longest go: drop-ins come and go under new names for a year."""
 FOLLOWER_LINES = 1000
 SAID_LINES, SAID_PER_S = 500, 5.0
 """So many lines of a service go to the daemon's own log in so many seconds; the journal has a limit for the whole
 daemon, and beyond it drops the core's own lines too."""
 _LEVELS = {level: number for number, level in SYSLOG.items()}
 CORE = "core"
+_T = TypeVar("_T")
 
 
 class Logbook(logging.Handler):
@@ -30,9 +35,9 @@ class Logbook(logging.Handler):
         """Begin empty; *on_line* is told each line that goes to the daemon's own log."""
         super().__init__()
         self._on_line = on_line
-        self._lines: dict[str, deque[LogRecord]] = {}
+        self._tails: OrderedDict[str, _Tail] = OrderedDict()
         self._followers: set[_Follower] = set()
-        self._flows: dict[str, _Flow] = {}
+        self._flows: OrderedDict[str, _Flow] = OrderedDict()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, line by line."""
@@ -50,7 +55,7 @@ class Logbook(logging.Handler):
     def child_line(self, service: str, line: str) -> None:
         """Take a line a service wrote: keep it here, and pass it to the daemon's own log unless there are too many."""
         level, text = parse_line(line)
-        flow = self._flows.setdefault(service, _Flow())
+        flow = _of_latest(self._flows, service, _Flow)
         held = flow.take(time.monotonic())
         if held:
             message = "lines of a service were left out of this log"
@@ -62,8 +67,12 @@ class Logbook(logging.Handler):
 
     def tail(self, service: str, lines: int) -> list[LogRecord]:
         """Return the last *lines* of *service*, or of all in order of time."""
-        held = self._lines.get(service, ()) if service else sorted(chain(*self._lines.values()), key=lambda r: r.at)
-        return list(held)[-max(lines, 0) :] if lines > 0 else []
+        if service:
+            tail = self._tails.get(service)
+            held = list(tail.lines) if tail else []
+        else:
+            held = sorted(chain(*(tail.lines for tail in self._tails.values())), key=lambda r: r.at)
+        return held[-lines:] if lines > 0 else []
 
     async def follow(self, service: str) -> AsyncIterator[LogRecord]:
         """Yield what comes; a follower that does not read loses the oldest lines."""
@@ -84,11 +93,36 @@ class Logbook(logging.Handler):
             self._followers.discard(follower)
 
     def _keep(self, record: LogRecord) -> None:
-        self._lines.setdefault(record.service, deque(maxlen=LINES_KEPT)).append(record)
+        _of_latest(self._tails, record.service, _Tail).keep(record)
         for follower in self._followers:
             if follower.service in ("", record.service):
                 follower.waiting.append(record)
                 follower.news.set()
+
+
+class _Tail:
+    """The last lines of a service."""
+
+    def __init__(self) -> None:
+        self.lines: deque[LogRecord] = deque()
+        self._chars = 0
+
+    def keep(self, record: LogRecord) -> None:
+        """Add a line, and let go of those that are too many."""
+        self.lines.append(record)
+        self._chars += len(record.text)
+        while len(self.lines) > LINES_KEPT or self._chars > CHARS_KEPT:
+            self._chars -= len(self.lines.popleft().text)
+
+
+def _of_latest(held: OrderedDict[str, _T], service: str, new: Callable[[], _T]) -> _T:
+    """Return what is *held* for *service*, or a *new* one in the place of the one not asked for the longest."""
+    if service not in held:
+        held[service] = new()
+        if len(held) > SERVICES_KEPT:
+            held.popitem(last=False)
+    held.move_to_end(service)
+    return held[service]
 
 
 class _Flow:

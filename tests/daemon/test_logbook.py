@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from sparkd.daemon.logbook import FOLLOWER_LINES, LINES_KEPT, Logbook
+from sparkd.daemon.logbook import CHARS_KEPT, FOLLOWER_LINES, LINES_KEPT, SERVICES_KEPT, Logbook
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +38,20 @@ def test_the_tail_is_bounded(logbook: Logbook) -> None:
     assert len(logbook.tail("a", 10**6)) == LINES_KEPT
     assert [record.text for record in logbook.tail("a", 2)] == [str(LINES_KEPT + 48), str(LINES_KEPT + 49)]
     assert logbook.tail("a", 0) == logbook.tail("a", -3) == logbook.tail("unknown", 5) == []
+
+
+def test_long_lines_of_many_services_that_come_and_go_take_no_more_memory_than_is_set(logbook: Logbook) -> None:
+    for number in range(SERVICES_KEPT * 3):
+        logbook.child_line("stays", "here")
+        for _ in range(30):
+            logbook.child_line(f"s{number}", "x" * 4000)
+    held = logbook.tail("", 10**6)
+
+    assert sum(len(record.text) for record in held) <= CHARS_KEPT * SERVICES_KEPT
+    assert len({record.service for record in held}) == SERVICES_KEPT
+    assert logbook.tail("s0", 1) == []
+    assert len(logbook.tail(f"s{SERVICES_KEPT * 3 - 1}", 100)) == CHARS_KEPT // 4000
+    assert [record.text for record in logbook.tail("stays", 1)] == ["here"]
 
 
 def test_a_record_that_cannot_be_made_into_text_fails_nobody(logbook: Logbook, monkeypatch: pytest.MonkeyPatch) -> None:

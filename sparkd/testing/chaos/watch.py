@@ -31,6 +31,8 @@ class Sample:
 
     seconds: float
     pid: int
+    own: int
+    """Bytes of memory that no file holds: a leak shows here, and unlike the PSS no other process changes it."""
     pss: int
     rss: int
     fds: int
@@ -125,7 +127,9 @@ def _sample(pid: int, seconds: float) -> Sample:
     folder = Path(f"/proc/{pid}")
     fields = (folder / "smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
     sizes = {line.split()[0].rstrip(":"): int(line.split()[1]) << 10 for line in fields}
-    return Sample(seconds, pid, sizes["Pss"], sizes["Rss"], len(list((folder / "fd").iterdir())))
+    status = dict(line.split(":", 1) for line in (folder / "status").read_text(encoding="ascii").splitlines())
+    own = sum(int(status[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+    return Sample(seconds, pid, own, sizes["Pss"], sizes["Rss"], len(list((folder / "fd").iterdir())))
 
 
 def _settled(samples: list[Sample]) -> list[Sample]:
@@ -140,11 +144,11 @@ def _growth(samples: list[Sample]) -> dict[str, object]:
     third = len(settled) // 3
     result: dict[str, object] = {"samples": len(settled), "judged": True}
     flat = True
-    for what in ("pss", "rss", "fds"):
+    for what in ("own", "pss", "rss", "fds"):
         values = [getattr(sample, what) for sample in settled]
         first, last = statistics.median(values[:third]), statistics.median(values[-third:])
         room = GROWTH_FDS if what == "fds" else max(GROWTH_BYTES, GROWTH_SHARE * first)
-        flat = flat and (what == "rss" or last - first <= room)  # shared pages move the resident size; told only
+        flat = flat and (what in ("pss", "rss") or last - first <= room)  # shared pages move these two; told only
         course = values[:: max(len(values) // COURSE_POINTS, 1)]  # tells a climb that ends from one that does not
         slope = _slope(settled, values)
         result[what] = {"first": first, "last": last, "most": max(values), "per_hour": slope, "course": course}
