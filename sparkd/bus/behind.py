@@ -6,6 +6,8 @@ reader is full and stays so. So while the process has grown by more than the bou
 socket are looked at for a moment; one that never had room in that time is shut down. libzmq then frees what waited for
 it. A reader that lives connects again by itself, and counts by the sequence numbers what it has missed.
 
+The memory is looked at in a thread: to wake the event loop for each look would cost an idle node more than the look.
+
 The connections are found among the process's own descriptors, by the name of the socket they were accepted on. Each is
 looked at through a duplicate: the number itself may belong to something else a moment later.
 """
@@ -18,14 +20,16 @@ import os
 import select
 import socket
 import struct
+import threading  # noqa: TID251 - the event that ends a thread
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+from anyio import to_thread
 
 LOOK_INTERVAL_S = 0.1
-"""Between two looks at the memory, 20 microseconds each: nothing tells of it. A program can send 100 MB meanwhile."""
+"""Between two looks at the memory: nothing tells of it. A program can send 100 MB meanwhile."""
 SAMPLES = 10
 SAMPLE_INTERVAL_S = 0.01
 """A reader that reads has room once in a tenth of a second."""
@@ -55,9 +59,18 @@ class QueueWatch:
 
     async def run(self) -> None:
         """Watch for ever."""
-        while True:
-            await anyio.sleep(LOOK_INTERVAL_S)
-            await self.look()
+        over, own_thread = threading.Event(), anyio.CapacityLimiter(1)
+        try:
+            while True:
+                await to_thread.run_sync(self._grown, over, limiter=own_thread, abandon_on_cancel=True)
+                await self.look()
+        finally:
+            over.set()
+
+    def _grown(self, over: threading.Event) -> None:
+        """Return when the process has grown by more than the bound, or when it is *over*. Blocks."""
+        while not over.wait(LOOK_INTERVAL_S) and not self._over():
+            pass
 
     async def look(self) -> None:
         """Cut off who does not read, if the process has grown by more than the bound."""
@@ -72,7 +85,7 @@ class QueueWatch:
                 connection.close()
         if behind:
             await anyio.sleep(SAMPLE_INTERVAL_S)  # for libzmq to let go of what waited
-        await anyio.to_thread.run_sync(give_back)
+        await to_thread.run_sync(give_back)
         if not behind:  # the queues are not what grew: from here on it is measured anew
             self._least = own_bytes()
 
@@ -109,7 +122,11 @@ class QueueWatch:
 
 def own_bytes() -> int:
     """Return the memory this process has of its own, without files and what is shared, in bytes."""
-    fields = Path("/proc/self/statm").read_bytes().split()
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fields = os.read(descriptor, 256).split()
+    finally:
+        os.close(descriptor)
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
 
 
