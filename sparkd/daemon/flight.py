@@ -110,10 +110,9 @@ class Flight:
             kept = f"not kept: {error.strerror}"
         else:
             kept = str(aside)
-        samples = before.samples()
-        if not samples:
+        last = before.last()
+        if last is None:
             return {"last": "unknown", "kept": kept}
-        last = samples[-1][1]
         heaviest = sorted(last.rows, key=lambda one: one.value("rss"), reverse=True)[:HEAVIEST]
         shown = ", ".join(f"{one.name} {one.value('rss') / _MIB:.0f} MiB" for one in heaviest)
         return {"last": _when(last.wall_ns), "memory": shown, "kept": kept}
@@ -121,9 +120,8 @@ class Flight:
     def _take_up(self, before: Ring) -> None:
         """Count and fold what the run before recorded and did not write to disk."""
         done = self.totals.number if self.totals.boot == self.boot else 0
-        for number, sample in before.samples():
-            if number > done:
-                self._count(number, sample)
+        for number, sample in before.samples(after=done):
+            self._count(number, sample)
         rest = self.minute.end()  # what is recorded from now on is another run's
         self.pending += [rest] if rest else []
 

@@ -114,12 +114,11 @@ class Recorded:
 
     def _values(self, service: str, metric: str, begin: float) -> Iterator[_Value]:
         ring = self.ring()
-        boot, samples = (ring.boot_id, ring.samples()) if ring else ("", [])
-        first = samples[0][0] if samples else 0
+        entries, boot = (ring.entries, ring.boot_id) if ring else ([], "")
         for fold in () if self._last_crash else read_folds(self.disk, since=begin):
-            if not (samples and fold.boot == boot and fold.number >= first):
+            if not (entries and fold.boot == boot and fold.number >= entries[0].number):
                 yield from _of_fold(fold, service, metric, self._wall(fold, fold.boot))
-        for _, sample in samples:
+        for _, sample in ring.samples() if ring else ():
             yield from _of_sample(sample, service, metric, self._wall(sample, boot))
 
     def _wall(self, recorded: Sample | Fold, boot: str) -> float:

@@ -16,6 +16,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sparkd.errors import RemoteMessageError
@@ -62,15 +63,23 @@ class Ring:
         """Whether its writer ended in order."""
         self.entries = sorted(_entries(content), key=lambda entry: entry.number)
 
-    def samples(self) -> list[tuple[int, Sample]]:
-        """Return number and sample, oldest first."""
-        found = []
+    def samples(self, *, after: int = 0) -> Iterator[tuple[int, Sample]]:
+        """Yield number and sample, oldest first, from beyond the number *after*.
+
+        One at a time: all that a ring holds is ten times as large decoded, and a daemon that started after a crash
+        would keep the memory.
+        """
         for entry in self.entries:
-            try:
-                found.append((entry.number, entry.sample()))
-            except RemoteMessageError:  # its CRC is right: another version wrote it
-                continue
-        return found
+            if entry.number > after:
+                with suppress(RemoteMessageError):  # its CRC is right: another version wrote it
+                    yield entry.number, entry.sample()
+
+    def last(self) -> Sample | None:
+        """Return the newest sample that can be read."""
+        for entry in reversed(self.entries):
+            with suppress(RemoteMessageError):
+                return entry.sample()
+        return None
 
 
 def _entries(content: bytes) -> Iterator[Entry]:

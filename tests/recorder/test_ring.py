@@ -43,12 +43,27 @@ def writer(path: Path, *, boot: str = BOOT) -> RingWriter:
     return RingWriter(path, size_bytes=MIN_BYTES, boot_id=boot)
 
 
+def test_the_newest_and_those_after_a_number_are_read_without_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "ring"
+    ring = RingWriter(path, size_bytes=MIN_BYTES, boot_id=BOOT)
+    ring.open()
+    assert read_ring(path).last() is None
+    for number in range(1, 11):
+        ring.append(made(number))
+    held = read_ring(path)
+
+    assert held.last() == made(10)
+    assert list(held.samples(after=8)) == [(9, made(9)), (10, made(10))]
+    assert list(held.samples(after=10)) == []
+    ring.close(clean=True)
+
+
 def test_what_is_appended_is_read_also_while_it_is_written_on(tmp_path: Path) -> None:
     ring = writer(tmp_path / "ring")
     assert ring.open() is None
     for number in range(1, 6):
         assert ring.append(made(number)) == number
-        assert read_ring(ring.path).samples() == [(n, made(n)) for n in range(1, number + 1)]
+        assert list(read_ring(ring.path).samples()) == [(n, made(n)) for n in range(1, number + 1)]
     assert not read_ring(ring.path).clean
 
     ring.close(clean=True)
@@ -62,7 +77,7 @@ def test_a_full_ring_holds_the_last_samples_without_a_hole(tmp_path: Path) -> No
     for number in range(1, 1000):
         ring.append(made(number, services=1 + number % 40))
         sizes.add(ring.path.stat().st_size)
-    held = read_ring(ring.path).samples()
+    held = list(read_ring(ring.path).samples())
 
     assert sizes == {MIN_BYTES}
     assert [number for number, _ in held] == list(range(1000 - len(held), 1000))
@@ -77,7 +92,7 @@ def test_a_thousand_short_lived_services_do_not_make_it_grow(tmp_path: Path) -> 
         ring.append(Sample(number, number, 1000, [row(f"short-{number}", "running", rss=1)]))
 
     assert ring.path.stat().st_size == MIN_BYTES
-    assert read_ring(ring.path).samples()[-1][1].rows[0].name == "short-1000"
+    assert list(read_ring(ring.path).samples())[-1][1].rows[0].name == "short-1000"
 
 
 def test_no_kill_leaves_a_torn_sample_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -88,9 +103,9 @@ def test_no_kill_leaves_a_torn_sample_and_the_next_run_goes_on(tmp_path: Path) -
             assert process.stdout.readline() == b"open\n"
             deadline = time.monotonic() + 0.01 + 0.005 * turn
             while time.monotonic() < deadline:  # a reader beside the writer
-                assert all(sample == made(number) for number, sample in read_ring(path).samples())
+                assert all(sample == made(number) for number, sample in list(read_ring(path).samples()))
             process.send_signal(signal.SIGKILL)
-        held = read_ring(path).samples()
+        held = list(read_ring(path).samples())
         assert held[-1][0] > last, "the run before is not continued"
         last = held[-1][0]
         assert [number for number, _ in held] == list(range(held[0][0], last + 1))
@@ -103,14 +118,14 @@ def test_a_write_that_was_cut_off_anywhere_costs_that_sample_alone(tmp_path: Pat
     ring.open()
     for number in range(1, 200):
         ring.append(made(number))
-    before, held = ring.path.read_bytes(), read_ring(ring.path).samples()
+    before, held = ring.path.read_bytes(), list(read_ring(ring.path).samples())
     ring.append(made(200))
     after = ring.path.read_bytes()
     changed = [at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
     cut = random.Random(seed).randrange(changed[0], changed[-1])
     ring.path.write_bytes(after[:cut] + before[cut:])
 
-    found = read_ring(ring.path).samples()
+    found = list(read_ring(ring.path).samples())
     assert all(sample == made(number) for number, sample in found)
     assert found == [pair for pair in held if pair in found]
     assert found[-1][0] == 199
@@ -126,7 +141,7 @@ def test_garbage_is_no_ring_and_is_replaced(tmp_path: Path) -> None:
     ring = writer(path)
     assert ring.open() is None
     ring.append(made(1))
-    assert read_ring(path).samples() == [(1, made(1))]
+    assert list(read_ring(path).samples()) == [(1, made(1))]
 
 
 def test_damaged_cells_cost_the_samples_in_them(tmp_path: Path) -> None:
@@ -139,7 +154,7 @@ def test_damaged_cells_cost_the_samples_in_them(tmp_path: Path) -> None:
         content[at + 30] ^= 0xFF
     ring.path.write_bytes(content)
 
-    found = read_ring(ring.path).samples()
+    found = list(read_ring(ring.path).samples())
     assert found
     assert all(sample == made(number) for number, sample in found)
 
@@ -150,7 +165,7 @@ def test_a_ring_of_another_boot_is_not_continued(tmp_path: Path) -> None:
     ring.append(made(1))
     again = writer(ring.path, boot="c" * 36)
     assert again.open() is None
-    assert read_ring(ring.path).samples() == []
+    assert list(read_ring(ring.path).samples()) == []
 
 
 def test_no_room_is_said_at_once_and_leaves_nothing(small_disk: Path) -> None:
