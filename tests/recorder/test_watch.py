@@ -55,7 +55,9 @@ def worker() -> Iterator[Worker]:
         [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            yield Worker(process)
+            one = Worker(process)
+            one.does("nothing")  # until then it may still be this process, or an interpreter that has just begun
+            yield one
         finally:
             process.kill()
 
