@@ -8,7 +8,7 @@ or is slow; configs that are wrong. What must hold:
 - a core ends only when the run ends it, and a lost zygote makes it end with 75;
 - each acknowledged record is stored once, and nothing else; each command is carried out at most once, and exactly once
   if it says so;
-- memory of their own and open files of core, zygote and services stay flat (medians of the last and first third);
+- memory of its own and open files of the longest-lived process of each kind stay flat (last against first third);
 - no process is left behind, no file in the runtime folder, and after a quiet minute every service runs.
 
 The core and zygote of the cloud node are spared in the first half and those of the edge node in the second, so that a

@@ -19,7 +19,7 @@ from sparkd.testing.node import descendants
 SETTLED_S = 20.0
 """A process younger than this is still growing into its size."""
 GROWTH_BYTES, GROWTH_SHARE, GROWTH_FDS = 3 << 20, 0.10, 6
-"""What the median of the last third of a run may be above that of the first third: the larger of the first two."""
+"""What the median of the last third of a life may be above that of the first third: the larger of the first two."""
 LEAST_SAMPLES = 30
 COURSE_POINTS = 40
 ORPHAN_GRACE_S = 3.0
@@ -103,7 +103,7 @@ class Watch:
 
     def growth(self) -> dict[str, dict[str, object]]:
         """Return for each process how its memory and descriptors went, and whether they stayed flat."""
-        return {role: _growth(samples) for role, samples in sorted(self.samples.items())}
+        return {role: growth(samples) for role, samples in sorted(self.samples.items())}
 
 
 def names_in(folder: Path) -> Counter[str]:
@@ -132,17 +132,27 @@ def _sample(pid: int, seconds: float) -> Sample:
     return Sample(seconds, pid, own, sizes["Pss"], sizes["Rss"], len(list((folder / "fd").iterdir())))
 
 
-def _settled(samples: list[Sample]) -> list[Sample]:
-    born: dict[int, float] = {}
-    return [s for s in samples if s.seconds - born.setdefault(s.pid, s.seconds) >= SETTLED_S]
+def _longest_life(samples: list[Sample]) -> list[Sample]:
+    """Return the samples of the process that lived the longest, once it has settled.
+
+    Not of all: with young processes at the end of a run a leak would not show, with young ones at its begin one would
+    where there is none.
+    """
+    lives: defaultdict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        lives[sample.pid].append(sample)
+    longest = max(lives.values(), key=lambda life: life[-1].seconds - life[0].seconds, default=[])
+    return [sample for sample in longest if sample.seconds - longest[0].seconds >= SETTLED_S]
 
 
-def _growth(samples: list[Sample]) -> dict[str, object]:
-    settled = _settled(samples)
+def growth(samples: list[Sample]) -> dict[str, object]:
+    """Return how memory and descriptors of one role went in the longest life of it, and whether they stayed flat."""
+    settled = _longest_life(samples)
     if len(settled) < LEAST_SAMPLES:
         return {"samples": len(settled), "flat": True, "judged": False}
     third = len(settled) // 3
-    result: dict[str, object] = {"samples": len(settled), "judged": True}
+    lived_s = round(settled[-1].seconds - settled[0].seconds, 1)
+    result: dict[str, object] = {"samples": len(settled), "lived_s": lived_s, "judged": True}
     flat = True
     for what in ("own", "pss", "rss", "fds"):
         values = [getattr(sample, what) for sample in settled]
