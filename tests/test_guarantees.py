@@ -42,6 +42,12 @@ def test_the_table_has_every_class_and_every_fault() -> None:
     assert {name for _, name in cells()} == set(FAULTS)
 
 
+def test_no_cell_is_without_a_test_unless_the_fault_is_no_concern() -> None:
+    bare = {cell: text for cell, text in cells().items() if not re.search(r"\[\d+\]", text)}
+
+    assert all(text.startswith("not concerned") for text in bare.values()), bare
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("durability", CLASSES)
 def test_every_cell_promises_something_and_names_its_test(durability: str, fault: str) -> None:

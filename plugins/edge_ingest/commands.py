@@ -9,6 +9,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -84,15 +87,22 @@ class CommandOffice:
             key=command.command_id,
         )
         try:
-            stream = STREAM_PREFIX + target
-            async with self._one_writer[target]:
-                with anyio.CancelScope(shield=True):
-                    async with self._ctx.outbox.writer(stream) as writer:
-                        await writer.append([record])
-            await self._journal.sent(command)
+            await self._journal.sent(command)  # first: what is in the outbox will be run, so nothing may fail after it
+            await self._append(STREAM_PREFIX + target, record, command)
         except StorageError as error:
             raise CallError(CallErrorKind.UNAVAILABLE, str(error), remedy="free space on the state disk") from error
         return command.command_id
+
+    async def _append(self, stream: str, record: Record, command: Command) -> None:
+        async with self._one_writer[command.target]:
+            with anyio.CancelScope(shield=True):
+                try:
+                    async with self._ctx.outbox.writer(stream) as writer:
+                        await writer.append([record])
+                except StorageError:
+                    with suppress(StorageError):  # else it is listed as pending until it expires, and not run
+                        await self._journal.forget(command.command_id)
+                    raise
 
     async def status(self, *, command_id: str) -> CommandStatus:
         """Return what is known of a command; see the interface."""
@@ -133,10 +143,23 @@ class CommandOffice:
         except RemoteMessageError as error:
             await reader.reject(stored, str(error))
         else:
-            await self._journal.sent(command)
+            await self._noted(partial(self._journal.sent, command))
             state, reason = await self._offer(command)
-            await self._journal.moved(command.command_id, state, error=reason)
-        await reader.advance(stored.seq)
+            await self._noted(partial(self._journal.moved, command.command_id, state, error=reason))
+        await self._noted(partial(reader.advance, stored.seq))
+
+    async def _noted(self, note: Callable[[], Awaitable[None]]) -> None:
+        """Do *note*, again and again while the disk takes nothing: nothing tells when there is room."""
+        failures = 0
+        while True:
+            try:
+                return await note()
+            except StorageError as error:
+                failures += 1
+                if failures == 1:
+                    self._ctx.log.warning("commands wait for room on the disk", why=str(error))
+                config = self._ctx.config
+                await anyio.sleep(retry_delay_s(failures, least_s=config.retry_least_s, most_s=config.retry_most_s))
 
     async def _offer(self, command: Command) -> tuple[str, str]:
         """Offer *command* until it is answered or expired; return its state then, and why."""

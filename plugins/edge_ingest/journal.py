@@ -50,9 +50,13 @@ class Journal:
         self._one_thread = anyio.CapacityLimiter(1)
 
     async def sent(self, command: Command) -> None:
-        """Note a command that is in the outbox; nothing changes if it is known."""
+        """Note a command that goes into the outbox; nothing changes if it is known."""
         row = (command.command_id, command.target, command.method, command.expires_ns)
         await self._in_thread(lambda db: db.execute(_SENT, row))
+
+    async def forget(self, command_id: str) -> None:
+        """Forget a command that did not go into the outbox after all."""
+        await self._in_thread(lambda db: db.execute("DELETE FROM commands WHERE id=?", (command_id,)))
 
     async def moved(self, command_id: str, state: str, *, error: str = "") -> None:
         """Note that a command was `delivered`, `failed` or `expired`, unless its result is known already."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,86 @@ async def test_a_command_waits_through_a_restart(system: System) -> None:
         assert (await commands.status(command_id=command_id)).state == "pending"
     async with both_ways(system, commands_allow=("lamp.get",)) as commands:
         assert (await until(system, commands, command_id, "done")).result == 5
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Callable[[], Path]]:
+    """Put the cloud node on a disk of 3 MB; gives what fills it and returns the file that is in the way."""
+    disk = tmp_path / "cloud"
+    disk.mkdir()
+    if subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+
+    def fill() -> Path:
+        stuff = disk / "stuff"
+        with suppress(OSError), stuff.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+        return stuff
+
+    try:
+        yield fill
+    finally:
+        subprocess.run(["/bin/umount", "-l", disk], check=True)
+
+
+async def test_a_command_that_a_full_disk_refuses_is_never_run_and_what_it_took_is(
+    full: Callable[[], Path], system: System
+) -> None:
+    calls, taken = [], {}
+
+    async def note(params: Any) -> None:
+        calls.append(params["number"])
+
+    system.wires.answers["lamp.set"] = note
+    async with system.running("edge-ingest"):
+        commands = system.contexts["edge-ingest"].call(Commands)
+        stuff = full()
+        refused: list[CallError] = []
+        for number in range(500):  # what is open already may still have room for some
+            try:
+                sent = await commands.send(target="edge", method="lamp.set", params={"number": number})
+                taken[number] = sent
+            except CallError as error:
+                refused.append(error)
+                if len(refused) == 20:
+                    break
+        stuff.unlink()
+        taken[1000] = await commands.send(target="edge", method="lamp.set", params={"number": 1000})
+    async with both_ways(system, commands_allow=("lamp.*",)) as commands:
+        for command_id in taken.values():
+            await until(system, commands, command_id, "done")
+
+    assert {error.kind for error in refused} == {CallErrorKind.UNAVAILABLE}
+    assert refused[0].data["remedy"]
+    assert sorted(calls) == sorted(taken)
+
+
+async def test_commands_under_way_wait_for_room_on_a_full_disk_and_run_once(
+    full: Callable[[], Path], system: System
+) -> None:
+    calls = []
+
+    async def note(params: Any) -> str:
+        calls.append(params)
+        return "noted"
+
+    system.wires.answers["lamp.set"] = note
+    system.uplink["commands_allow"] = ("lamp.*",)
+    async with system.running("edge-ingest"):
+        ctx = system.contexts["edge-ingest"]
+        command_id = await ctx.call(Commands).send(target="edge", method="lamp.set")
+        stuff = full()
+        async with system.running("stream-sink", "cloud-uplink"):
+            with anyio.fail_after(10):
+                while not any("commands wait for room on the disk" in line for line in ctx.log.lines):
+                    full()  # and what the outbox gives up of its reserve
+                    await anyio.lowlevel.checkpoint()
+            stuff.unlink()
+            status = await until(system, ctx.call(Commands), command_id, "done")
+
+    assert status.result == "noted"
+    assert len(calls) == 1
 
 
 async def test_who_may_not_send_and_what_cannot_be_sent(system: System) -> None:
