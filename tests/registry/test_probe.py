@@ -85,7 +85,7 @@ BAD: Sequence[Bad] = [
         3,
         "still being imported after 1 s",
     ),
-    Bad("busy loop", "\nwhile True:\n    pass\n", FailureKind.HUNG, 2, "still being imported after 1 s"),
+    Bad("busy loop", "\nwhile True: pass\n", FailureKind.HUNG, 2, "still being imported after 1 s"),
     Bad("memory", "x = []\nwhile True:\n    x.append(bytes(1 << 24))\n", FailureKind.MEMORY, 3, "more memory"),
     Bad("closes all", "import os\nos.closerange(0, 100)\n", FailureKind.EXITED, 0, "no traceback"),
     Bad("writes result", "import os\nos.write(3, b'junk')\n", FailureKind.EXITED, 0, "no traceback"),
