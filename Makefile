@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types install uninstall deb soak fuzz bench clean help
+.PHONY: demo demo-voice test lint types install uninstall deb soak fuzz bench clean help
 .DEFAULT_GOAL := help
 
 help: ## List what can be made.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 $(VENV)/.run: pyproject.toml
 	@echo "== setting up $(VENV) (packages to run: once, about a minute)"
@@ -23,6 +23,14 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run ## Run an edge and a cloud node on this machine on real photographs. ONCE=1 ends by itself.
 	@$(BIN)/python -m sparkd.demo $(if $(ONCE),--once)
+
+$(VENV)/.voice: $(VENV)/.run
+	@echo "== adding speech to $(VENV) (engines and models: once, about 400 MB)"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip -q install --disable-pip-version-check -e '.[all,voice,voice-services,voice-models]'
+	@touch $@
+
+demo-voice: $(VENV)/.voice ## Play recordings through wake word, speech to text, answers and speech, with real models.
+	@$(BIN)/python -m sparkd.demo_voice
 
 test: $(VENV)/.dev ## Run the tests.
 	@echo "== running the tests"
@@ -44,10 +52,11 @@ uninstall: ## Remove what install put there; config and state stay.
 deb: $(VENV)/.run ## Build a Debian package into dist/. ARCH=arm64, RELEASE=trixie, REVISION=2.
 	@$(BIN)/python .ci/deb.py $(if $(ARCH),--arch $(ARCH)) $(if $(RELEASE),--release $(RELEASE)) $(if $(REVISION),--revision $(REVISION))
 
-soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog, chaos for 2 hours, fuzzing for one. Results go to benchmarks/results/.
+soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog, chaos for 2 hours, fuzzing for one, tunnels for one (as root). Results go to benchmarks/results/.
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
 	@$(MAKE) -s fuzz
+	@$(BIN)/python benchmarks/tunnel_soak.py $(TUNNEL)
 
 fuzz: $(VENV)/.dev ## Fuzz all that takes bytes from others, FUZZ_SECONDS=360 each: an hour. Finds go to fuzz-found/.
 	@$(BIN)/python -m tests.fuzz.fuzz_run $$($(BIN)/python -c 'from tests.fuzz.fuzz_targets import TARGETS; print(*TARGETS)') \

@@ -168,6 +168,8 @@ def _files(stage: Path) -> None:
             _copy(file, stage / "usr/lib" / places[kind] / file.name)
         elif kind in ("sysusers", "tmpfiles"):
             _copy(file, stage / f"usr/lib/{kind}.d" / f"{file.stem}.conf")
+    for file in sorted((ROOT / "etc/udev").glob("*.rules")):
+        _copy(file, stage / "usr/lib/udev/rules.d" / file.name)
     for file in sorted(path for path in (ROOT / "etc").rglob("*") if path.is_file()):
         _copy(file, stage / "usr/share/sparkd/etc" / file.relative_to(ROOT / "etc"))
     for name in ("README.md", "CHANGELOG.md"):
@@ -251,7 +253,7 @@ def _control(stage: Path, target: Target, revision: str) -> None:
         "Depends": f"python3 (>= {target.python}~), python3 (<< {major}.{int(minor) + 1}~), systemd, libc6 (>= 2.28), "
         "libstdc++6, libgcc-s1, zlib1g",
         "Recommends": "ca-certificates",
-        "Suggests": "wireguard-tools, smartmontools",
+        "Suggests": "wireguard-tools, smartmontools, alsa-utils, libusb-1.0-0",
         "Description": "edge daemon of a private AI platform\n"
         " One daemon for every machine: it runs plugins as supervised services, carries\n"
         " their events and calls, and delivers what must not be lost to other nodes.",

@@ -42,7 +42,8 @@ from sparkd_plugins.hailo_inference.picture import open_picture
 from sparkd_plugins.hailo_inference.pipeline import STAGES, Model, open_models
 from sparkd_plugins.hailo_inference.postprocess import detect
 from sparkd_plugins.hailo_inference.preprocess import place, to_source, to_tensor
-from sparkd_plugins.hailo_inference.vision import Engine, Meters, VisionCalls
+from sparkd_plugins.hailo_inference.roster import Roster
+from sparkd_plugins.hailo_inference.vision import Meters, VisionCalls
 
 TARGET = 1.05
 
@@ -87,7 +88,8 @@ def timed(work: Callable[[Any], object], inputs: Sequence[Any]) -> float:
 async def measure(rounds: int, pictures: int, threads: int) -> dict[str, Any]:
     model = open_models(HailoInferenceConfig(threads=threads))[0]
     session = bare_session(model, threads)
-    calls = VisionCalls([Engine(model)], Meters(CollectorRegistry()), max_bytes=1 << 26)
+    roster = Roster([model], load=lambda _: model, roots=(), tasks=anyio.create_task_group())
+    calls = VisionCalls(roster, Meters(CollectorRegistry()), max_bytes=1 << 26)
     images = [frame for _, frame in frames(count=pictures, seed=11)]
     tensors = [tensor_of(model, image) for image in images]
     feed = model.bundle.input.name

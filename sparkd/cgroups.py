@@ -47,9 +47,14 @@ class Group:
             self._write("memory.max", str(limits.memory_bytes))
             self._write("memory.oom.group", "1")  # half a service is none
         if limits.cpu_percent and "cpu" in controllers:
-            self._write("cpu.max", f"{int(limits.cpu_percent / 100 * CPU_PERIOD_US)} {CPU_PERIOD_US}")
+            self.limit_cpu(limits.cpu_percent)
         if limits.tasks and "pids" in controllers:
             self._write("pids.max", str(limits.tasks))
+
+    def limit_cpu(self, percent: float) -> None:
+        """Set what it may have of one processor; 0 for no limit. Raises OSError if the kernel refuses."""
+        most = str(int(percent / 100 * CPU_PERIOD_US)) if percent else "max"
+        self._write("cpu.max", f"{most} {CPU_PERIOD_US}")
 
     def kill(self) -> None:
         """Kill every process in it, whatever its session; nothing before Linux 5.14."""

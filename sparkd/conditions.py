@@ -44,6 +44,8 @@ class Budget:
     cpu_max_percent: float = 0.0
     open_files_max: int = 0
     tasks_max: int = 0
+    throttle_percent: float | None = None
+    """Of one processor, while power is short; None if nothing slows it."""
     throttled_s: float = 0.0
     """For how long this run was kept from the processor."""
     tasks_refused: int = 0

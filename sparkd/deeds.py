@@ -6,6 +6,7 @@ what it is given. One request a connection: a length of four bytes, little-endia
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -30,6 +31,20 @@ Interface = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z"
 """A network interface's name: the kernel's limit is 15."""
 Host = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z", max_length=63)]
 Rules = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]*\Z", max_length=64)]
+WgKey = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)?\Z")]
+"""A WireGuard public key in base64, or nothing."""
+WgWhat = Literal[
+    "peers",
+    "latest-handshakes",
+    "transfer",
+    "endpoints",
+    "allowed-ips",
+    "persistent-keepalive",
+    "listen-port",
+    "fwmark",
+    "public-key",
+]
+"""The sub-commands of `wg show` that tell no secret; there is no word for the others."""
 Spec = Annotated[bytes, msgspec.Meta(max_length=MAX_SPEC_BYTES)]
 
 
@@ -74,6 +89,47 @@ class InterfaceRestart(_Deed, frozen=True, tag="interface-restart"):
     interface: Interface
 
 
+class WgShow(_Deed, frozen=True, tag="wg-show"):
+    """Say what WireGuard tells of an interface that root's config lists; never a secret."""
+
+    interface: Interface
+    what: Annotated[list[WgWhat], msgspec.Meta(min_length=1, max_length=9)]
+
+
+class WgSet(_Deed, frozen=True, tag="wg-set"):
+    """Change one thing of a WireGuard interface that root's config lists."""
+
+    interface: Interface
+    change: Literal["endpoint", "persistent-keepalive", "listen-port", "reset-peer"]
+    """`reset-peer` takes the peer out and puts it back as it was, its preshared key too: its session begins anew."""
+    peer: WgKey = ""
+    endpoint: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Address and port; never a name: root asks no DNS server."""
+    value: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """Seconds of the keepalive, or the port; 0 for none, or for any."""
+
+    def __post_init__(self) -> None:
+        if (self.change == "listen-port") is bool(self.peer):
+            raise ValueError(f"{self.change}: {'no peer' if self.peer else 'a peer'} expected")
+        if (self.change == "endpoint") is not bool(self.endpoint):
+            raise ValueError(f"{self.change}: {'no' if self.endpoint else 'an'} endpoint expected")
+        if self.endpoint:
+            _check_endpoint(self.endpoint)
+
+
+def _check_endpoint(text: str) -> None:
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        raise ValueError("endpoint: an address and a port expected") from None
+    if bracketed is not (address.version == 6) or "%" in host:  # noqa: PLR2004 - the version of IP
+        raise ValueError("endpoint: 192.0.2.1:51820 or [2001:db8::1]:51820 expected")
+    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
+        raise ValueError("endpoint: a port of 1 to 65535 expected")
+
+
 class NftLoad(_Deed, frozen=True, tag="nft-load"):
     """Load a file of nft rules out of root's folder, all or nothing."""
 
@@ -95,9 +151,13 @@ class Shutdown(_Deed, frozen=True, tag="shutdown"):
     """Say what would stand in the way, and do nothing."""
 
 
-Deed: TypeAlias = UnitStart | UnitStop | UnitStatus | UnitDump | InterfaceRestart | NftLoad | WakeHost | Shutdown
+Deed: TypeAlias = (
+    UnitStart | UnitStop | UnitStatus | UnitDump | InterfaceRestart | WgShow | WgSet | NftLoad | WakeHost | Shutdown
+)
+READS = (WgShow,)
+"""Deeds that change nothing, and are asked for all the time: the audit has a line of them now and then."""
 UNIT_VERBS = ("unit-start", "unit-stop", "unit-status", "unit-dump")
-VERBS = (*UNIT_VERBS, "interface-restart", "nft-load", "wake-host", "shutdown")
+VERBS = (*UNIT_VERBS, "interface-restart", "wg-show", "wg-set", "nft-load", "wake-host", "shutdown")
 
 
 class UnitState(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +178,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
 
     said: str = ""
     unit: UnitState | None = None
+    shown: dict[str, str] = {}
+    """What each word of `WgShow.what` told."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
@@ -147,6 +209,15 @@ def decode_deed(content: bytes) -> Deed:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise RemoteMessageError(str(error)[:300]) from None
     return deed
+
+
+def complaint(deed: Deed) -> str:
+    """Return what is wrong with the fields of *deed*, which are checked as it is decoded; nothing if all is well."""
+    try:
+        decode_deed(encode(deed))
+    except RemoteMessageError as error:
+        return str(error)
+    return ""
 
 
 def frame(message: Deed | Reply) -> bytes:

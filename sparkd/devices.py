@@ -11,6 +11,8 @@ HAILO = "0x1e60"
 """The vendor's PCI id (hailort-drivers, linux/pcie/51-hailo-udev.rules)."""
 RESPEAKER = "2886:0018"
 """The ReSpeaker 4 Mic Array on USB."""
+RESPEAKERS = (RESPEAKER, "2886:001a")
+"""That one, and the array with the XVF3800."""
 
 
 def pci_devices(root: Path, vendor: str) -> list[Path]:

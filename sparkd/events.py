@@ -34,6 +34,10 @@ PLATFORM_TOPICS = (
 """The seven topics of the platform (`prime-spark-architecture.md`): each is a Kafka topic in the cloud."""
 
 
+POWER_MODES = ("on-grid", "off-grid", "low", "critical", "unknown")
+"""What `PowerMode` may say, from plenty to nearly nothing, and that nobody knows."""
+
+
 class Durability(StrEnum):
     """What the platform promises for an event."""
 
@@ -181,6 +185,14 @@ class Detection:
     """x0, y0, x1, y1 in pixels of the source picture."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """What a picture as a whole shows, by a classifier."""
+
+    label: str
+    score: float
+
+
 @event("edge.ai.inference", privacy=Privacy.SHARED, durability=Durability.DURABLE)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inference:
@@ -196,9 +208,29 @@ class Inference:
     backend: str
     detections: list[Detection] = field(default_factory=list)
     stages_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds per stage: decode, preprocess, infer, postprocess."""
+    """Milliseconds per stage: decode, preprocess, infer, postprocess; of a live source also wait, before the first."""
     source_ns: int = 0
     """Wall clock when the picture was first seen, nanoseconds; 0 if not known."""
+    labels: list[Classification] = field(default_factory=list)
+    """Of a classifier: best first."""
+    embedding: list[float] = field(default_factory=list)
+    """Of an embedding model: the vector that stands for the picture."""
+    snapshot: str = ""
+    """The file name of the annotated picture in the source's snapshot folder, if one was kept."""
+
+
+@event("system.power.mode", privacy=Privacy.LOCAL, durability=Durability.STATE)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerMode:
+    """How a node or a whole site is powered. Services use less when it is less."""
+
+    mode: str
+    """One of `POWER_MODES`."""
+    scope: str = "node"
+    """`node` or `site`."""
+    name: str = ""
+    """The node or the site it is true of."""
+    reason: str = ""
 
 
 @event("edge.sensors", privacy=Privacy.SHARED, durability=Durability.DURABLE)

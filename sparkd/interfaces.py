@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from sparkd.arrays import Array
 from sparkd.events import Inference
 from sparkd.privacy import Privacy
 from sparkd.service import NAME, InterfaceManifest, MethodManifest
@@ -157,13 +158,42 @@ class Vision(Protocol):
     """Pictures in, what is in them out."""
 
     @reads
-    async def infer(self, *, image: bytes, source: str = "", model: str | None = None) -> Inference:
-        """Run a model on one encoded picture (PNG or JPEG)."""
+    async def infer(
+        self, *, image: bytes = b"", picture: Array | None = None, source: str = "", model: str | None = None
+    ) -> Inference:
+        """Run a model on one picture: encoded (PNG, JPEG, WebP, BMP) as *image*, or as RGB pixels in *picture*.
+
+        *picture* has the shape (height, width, 3) and the dtype `|u1`; a large one comes through shared memory.
+        """
         ...
 
     @reads
     async def models(self) -> list[ModelInfo]:
         """List the models that are loaded."""
+        ...
+
+    @reads
+    async def sources(self) -> list[SourceInfo]:
+        """List the cameras, streams and files that are watched, and how each is."""
+        ...
+
+    async def load(self, *, folder: str) -> ModelInfo:
+        """Load the bundle in *folder*, beside those that are loaded.
+
+        *folder* is a path, or a bundle's name beneath one of the folders that bundles may come from.
+        """
+        ...
+
+    async def unload(self, *, name: str) -> None:
+        """Let go of a model, once no request is using it. The one for callers who name none stays."""
+        ...
+
+    async def switch(self, *, folder: str, model: str | None = None) -> ModelInfo:
+        """Put the bundle in *folder* in the place of *model*, by default of the one for callers who name none.
+
+        The new one is loaded beside the old; then requests go to it, also those for the old name; the old one is let go
+        of when it has answered what it had. No request is dropped or refused by it.
+        """
         ...
 
 
@@ -176,6 +206,39 @@ class ModelInfo:
     task: str
     backend: str
     labels: int
+    default: bool = False
+    """Whether it answers callers who name none."""
+    answers_to: list[str] = field(default_factory=list)
+    """The names it answers to besides its own: those of models it has replaced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
+    """A camera, stream or file that is watched."""
+
+    name: str
+    kind: str
+    state: str
+    """`connecting`, `live`, `stalled`, `lost`, `paused` or `ended`."""
+    reason: str = ""
+    """Why it is not live."""
+    model: str = ""
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    """The most that is looked at a second, as power and heat allow now."""
+    looked: int = 0
+    """Frames that a model has looked at."""
+    dropped: int = 0
+    """Frames replaced by a newer one before a model was free."""
+    skipped: int = 0
+    """Frames that came faster than `fps`."""
+    damaged: int = 0
+    """Frames that could not be decoded."""
+    connects: int = 0
+    """How often it was opened."""
+    snapshots_missed: int = 0
+    """Snapshots that could not be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

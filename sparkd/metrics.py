@@ -7,7 +7,7 @@ the label `service`. So an increment costs what it always costs, and a service t
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -84,6 +84,23 @@ def merge(snapshots: Iterable[tuple[str, bytes]], *, on_bad: OnBad) -> Iterator[
         except RemoteMessageError as error:
             on_bad(service, str(error))
     yield from merged.values()
+
+
+def sums(content: bytes, names: Collection[str]) -> dict[str, float]:
+    """Return the families called *names* of a snapshot: counters and gauges, each the sum of its samples.
+
+    What is no snapshot counts as none.
+    """
+    try:
+        families = [family for family in _decode(content) if family.name in names]
+    except MALFORMED:
+        return {}
+    wanted = {"counter": "_total", "gauge": ""}
+    return {
+        family.name: sum(one.value for one in family.samples if one.name == family.name + wanted[family.kind])
+        for family in families
+        if family.kind in wanted
+    }
 
 
 def _add(merged: dict[str, Metric], service: str, content: bytes, on_bad: OnBad) -> None:

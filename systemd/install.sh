@@ -4,6 +4,7 @@
 #   /opt/sparkd             the venv; removed and made anew at each install
 #   /etc/sparkd             the config: made once, never touched again
 #   /etc/systemd/system     the units
+#   /etc/udev/rules.d       who may use the devices
 #   /usr/local/bin          sparkd and sparkctl
 #
 # DESTDIR installs beneath another root, and then starts and makes nothing there but files. PYTHON is the interpreter,
@@ -48,7 +49,7 @@ swap_venv() {
 }
 
 install_files() {
-  mkdir -p "$units" "$dest/etc/sysusers.d" "$dest/etc/tmpfiles.d" "$dest/usr/local/bin"
+  mkdir -p "$units" "$dest/etc/sysusers.d" "$dest/etc/tmpfiles.d" "$dest/etc/udev/rules.d" "$dest/usr/local/bin"
   for unit in "$here"/systemd/*.service "$here"/systemd/*.socket; do
     if [ -e "$unit" ]; then install -m 0644 "$unit" "$units/"; fi
   done
@@ -57,6 +58,7 @@ install_files() {
       if [ -e "$file" ]; then install -m 0644 "$file" "$dest/etc/$kind.d/$(basename "$file" ".$kind").conf"; fi
     done
   done
+  for file in "$here"/etc/udev/*.rules; do install -m 0644 "$file" "$dest/etc/udev/rules.d/"; done
   for name in sparkd sparkctl; do ln -sf "$prefix/bin/$name" "$dest/usr/local/bin/$name"; done
   mkdir -p "$dest/etc/sparkd/sparkd.d" "$dest/etc/sparkd/plugins"
   chmod 0755 "$dest/etc/sparkd" "$dest/etc/sparkd/sparkd.d" "$dest/etc/sparkd/plugins"
@@ -68,6 +70,7 @@ start() {
   for file in /etc/tmpfiles.d/sparkd*.conf; do
     if [ -e "$file" ]; then systemd-tmpfiles --create "$file"; fi
   done
+  if command -v udevadm >/dev/null; then udevadm control --reload 2>/dev/null || true; fi # for what is plugged in next
   live || { say "installed; systemd does not run here, so nothing was started"; return; }
   systemctl daemon-reload
   if systemctl -q is-active sparkd.service; then
@@ -95,6 +98,7 @@ case "${1:-}" in
       rm -f "$units/$name"
     done
     rm -f "$dest"/etc/sysusers.d/sparkd*.conf "$dest"/etc/tmpfiles.d/sparkd*.conf
+    for file in "$here"/etc/udev/*.rules; do rm -f "$dest/etc/udev/rules.d/$(basename "$file")"; done
     for name in sparkd sparkctl; do rm -f "$dest/usr/local/bin/$name"; done
     rm -rf "$dest$prefix" "$dest$prefix.new" "$dest$prefix.old"
     if live; then systemctl daemon-reload; fi

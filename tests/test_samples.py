@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
+import importlib
 import re
 import shutil
 import subprocess
@@ -64,9 +64,9 @@ def differing(made: Any, cls: type[Any]) -> set[str]:
 def services() -> dict[str, Service[Any]]:
     """Return the services of the plugins that ship with sparkd."""
     found: dict[str, Service[Any]] = {}
-    for entry in importlib.metadata.entry_points(group="sparkd"):
-        if entry.value.startswith("sparkd_plugins."):
-            found |= {service.name: service for service in entry.load().sparkd_services()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for module in project["entry-points"]["sparkd"].values():
+        found |= {service.name: service for service in importlib.import_module(module).sparkd_services()}
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparkd import CommandRunner, LinkChanged, Service, hookimpl
+from sparkd import CommandRunner, LinkChanged, PowerMode, Service, hookimpl
 
 from .service import run
 from .settings import CloudUplinkConfig
@@ -25,6 +25,6 @@ def sparkd_services() -> list[Service[Any]]:
             run=run,
             serves=(CommandRunner,),
             publishes=("cloud.commands.result",),
-            reads=(LinkChanged,),
+            reads=(LinkChanged, PowerMode),
         )
     ]

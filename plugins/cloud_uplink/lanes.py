@@ -38,6 +38,7 @@ from .figures import Figures
 from .policy import Batch, Rules, Verdict, behind, next_limit, retry_delay_s, sort_out, verdict
 from .reach import Reach
 from .settings import CloudUplinkConfig
+from .thrift import Thrift
 from .turns import Turns
 
 Failure = CallError | LocalMessageError | RemoteMessageError | StorageError
@@ -68,6 +69,7 @@ class Road:
     rules: Rules
     turns: Turns
     reach: Reach
+    thrift: Thrift
     figures: Figures
 
 
@@ -129,6 +131,8 @@ class StreamShipper:
 
     async def _attempt(self, lane: Lane) -> int:
         await self._road.reach.ready()
+        if lane.history:
+            await self._road.thrift.history()
         sent_bytes = 0
         async with self._road.turns.turn(history=lane.history, priority=self._priority):
             # One's own variable: the other lane's later look would let this one pass what came after it had read.

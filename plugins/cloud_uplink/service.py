@@ -14,6 +14,7 @@ from .lanes import Road, StreamShipper
 from .policy import Rules, wanted
 from .reach import Reach
 from .settings import CloudUplinkConfig
+from .thrift import Thrift
 from .turns import Turns
 
 
@@ -24,6 +25,8 @@ async def run(ctx: Context[CloudUplinkConfig], *, task_status: TaskStatus[None])
         desk = CommandDesk(ctx, journal, road.figures)
         await ctx.serve(CommandRunner, desk)
         await tasks.start(_listen, ctx, road.reach)
+        if ctx.config.history_waits_in:
+            await tasks.start(road.thrift.follow, ctx)
         tasks.start_soon(desk.work)
         tasks.start_soon(_ship_streams, road)
         task_status.started()
@@ -43,6 +46,7 @@ def make_road(ctx: Context[CloudUplinkConfig]) -> Road:
         rules=rules,
         turns=Turns(config.in_flight),
         reach=Reach(ctx, target=config.target, least_s=config.retry_least_s, most_s=config.retry_most_s),
+        thrift=Thrift(config.history_waits_in),
         figures=Figures(ctx.metrics),
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparkd import POWER_MODES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudUplinkConfig:
@@ -30,6 +32,8 @@ class CloudUplinkConfig:
     """A record that makes its batch fail this often, alone, becomes a dead letter."""
     backfill_rate_bytes_per_s: int = 0
     """How fast a stream's history may go while its fresh records go beside it; 0 for as fast as it will."""
+    history_waits_in: tuple[str, ...] = ("low", "critical")
+    """Power modes of this node in which the history of streams waits; fresh records go in any."""
     commands_allow: tuple[str, ...] = ()
     """Patterns of methods (`vision.infer`, `power.*`) that the target may have called here; none by default."""
     command_deadline_s: float = 60.0
@@ -48,6 +52,9 @@ class CloudUplinkConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for mode in self.history_waits_in:
+            if mode not in POWER_MODES:
+                raise ValueError(f"history_waits_in: one of {', '.join(POWER_MODES)} expected, got {mode!r}")
         if self.retry_most_s < self.retry_least_s:
             raise ValueError(f"retry_most_s {self.retry_most_s} is less than retry_least_s {self.retry_least_s}")
         if self.backfill_rate_bytes_per_s < 0:

@@ -22,6 +22,7 @@ def sparkd_services() -> list[Service[Any]]:
             name="hailo-inference",
             config=HailoInferenceConfig,
             run=run,
+            start_limit_s=30.0,
             serves=(Vision,),
             publishes=(Inference,),
         )

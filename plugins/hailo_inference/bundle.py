@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,8 +20,13 @@ from sparkd import ConfigError
 from .manifest import Table
 
 MANIFEST = "manifest.toml"
-TASKS = ("detect",)
-DECODERS = ("nanodet",)
+TASKS = ("detect", "classify", "embed")
+DECODERS = {
+    "detect": ("nanodet", "nms-by-class", "nms-by-score"),
+    "classify": ("probabilities", "logits"),
+    "embed": ("vector",),
+}
+"""What may turn a model's outputs into results, by task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +42,32 @@ class InputSpec:
     """Whether the picture keeps its shape, centred on black; otherwise it is stretched."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: float = 0.0
+    """If not 0, only the middle of the picture is taken: so much of its shorter side. Never with `letterbox`."""
+    sharp: bool = False
+    """Whether the picture is scaled bicubically."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
-    """What the model gives. `{stride}` in a name stands for each of the strides."""
+    """What the model gives.
+
+    The decoder `nanodet` has `scores`, `boxes`, `strides` and `bins`; `{stride}` in a name stands for each of the
+    strides. All others have one `output`.
+    """
 
     decoder: str
-    scores: str
-    boxes: str
-    strides: tuple[int, ...]
-    bins: int
+    scores: str = ""
+    boxes: str = ""
+    strides: tuple[int, ...] = ()
+    bins: int = 0
+    output: str = ""
+    max_boxes: int = 0
+    """Of `nms-by-class`: the most boxes of one class."""
+    length: int = 0
+    """Of `vector`: how many numbers."""
+    unit: bool = False
+    """Of `vector`: whether it is scaled to the length 1."""
 
     def names(self, stride: int) -> tuple[str, str]:
         """Return the names of the scores and the boxes of *stride*."""
@@ -55,11 +76,12 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """When a box is believed."""
+    """When a result is believed."""
 
-    score: float
-    iou: float
-    max_detections: int
+    score: float = 0.0
+    iou: float = 1.0
+    max_detections: int = 0
+    """The most boxes, or labels, of one picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +98,12 @@ class Bundle:
     outputs: OutputSpec
     thresholds: Thresholds
     sha256: dict[str, str]
+    manifest_file: str = MANIFEST
 
     @property
     def manifest(self) -> Path:
         """The manifest's path, for messages."""
-        return self.folder / MANIFEST
+        return self.folder / self.manifest_file
 
     def model_bytes(self) -> bytes:
         """Return the model file. Its hash is checked again on these very bytes. Raises ConfigError."""
@@ -94,20 +117,31 @@ class Bundle:
         return content
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Return the bundle in *folder*, every file checked. Raises ConfigError with all problems found."""
-    path = folder / MANIFEST
+def manifest_name(variant: str) -> str:
+    """Return the name of the manifest of a *variant*, such as `hailo8l`."""
+    return f"manifest.{variant}.toml"
+
+
+def read_bundle(folder: Path, *, variants: Sequence[str] = ()) -> Bundle:
+    """Return the bundle in *folder*, every file checked. Raises ConfigError with all problems found.
+
+    A bundle may hold the same model for several devices: the manifest of the first of *variants* that is there counts,
+    without any of them the plain one.
+    """
+    path = next((file for one in variants if (file := folder / manifest_name(one)).exists()), folder / MANIFEST)
     problems: list[str] = []
     root = Table(str(path), _parse(path), problems)
     name, version = root.text("name"), root.text("version")
     task = root.text("task", choices=TASKS)
-    model, labels = root.text("model"), root.text("labels")
+    files = {"model": root.text("model")}
+    if task != "embed":  # what a vector says has no names
+        files["labels"] = root.text("labels")
     spec = _input_spec(root.table("input"))
-    outputs = _output_spec(root.table("outputs"))
-    thresholds = _thresholds(root.table("thresholds"))
+    outputs = _output_spec(root.table("outputs"), task or TASKS[0])
+    thresholds = _thresholds(root, task)
     sha256 = root.table("sha256").texts()
     root.close()
-    problems += _file_problems(folder, named={"model": model, "labels": labels}, sha256=sha256)
+    problems += _file_problems(path, named=files, sha256=sha256)
     if problems:
         raise ConfigError(*problems)
     return Bundle(
@@ -115,12 +149,13 @@ def read_bundle(folder: Path) -> Bundle:
         name=name,
         version=version,
         task=task,
-        model=model,
-        labels=_labels(folder / labels),
+        model=files["model"],
+        labels=_labels(folder / files["labels"]) if "labels" in files else (),
         input=spec,
         outputs=outputs,
         thresholds=thresholds,
         sha256=sha256,
+        manifest_file=path.name,
     )
 
 
@@ -145,36 +180,53 @@ def _input_spec(table: Table) -> InputSpec:
         letterbox=table.flag("letterbox"),
         mean=table.numbers("mean", 3),
         std=table.numbers("std", 3, above=0.0),
+        crop=table.number("crop", 0.01, 1.0) if table.has("crop") else 0.0,
+        sharp=table.flag("sharp") if table.has("sharp") else False,
     )
+    if spec.crop and spec.letterbox:
+        table.complain("crop", "only with letterbox = false: one takes the middle, the other keeps all")
     table.close()
     return spec
 
 
-def _output_spec(table: Table) -> OutputSpec:
-    spec = OutputSpec(
-        decoder=table.text("decoder", choices=DECODERS),
-        scores=table.text("scores", containing="{stride}"),
-        boxes=table.text("boxes", containing="{stride}"),
-        strides=table.integers("strides", 1, 1024),
-        bins=table.integer("bins", 2, 256),
-    )
+def _output_spec(table: Table, task: str) -> OutputSpec:
+    decoder = table.text("decoder", choices=DECODERS[task])
+    if decoder in {"nanodet", ""}:
+        spec = OutputSpec(
+            decoder=decoder,
+            scores=table.text("scores", containing="{stride}"),
+            boxes=table.text("boxes", containing="{stride}"),
+            strides=table.integers("strides", 1, 1024),
+            bins=table.integer("bins", 2, 256),
+        )
+    else:
+        vector = decoder == "vector"
+        spec = OutputSpec(
+            decoder=decoder,
+            output=table.text("output"),
+            max_boxes=table.integer("max_boxes", 1, 10_000) if decoder == "nms-by-class" else 0,
+            length=table.integer("length", 1, 65_536) if vector else 0,
+            unit=table.flag("unit") if vector else False,
+        )
     table.close()
     return spec
 
 
-def _thresholds(table: Table) -> Thresholds:
+def _thresholds(root: Table, task: str) -> Thresholds:
+    if task == "embed":
+        return Thresholds()
+    table, classifier = root.table("thresholds"), task == "classify"
     limits = Thresholds(
         score=table.number("score", 0.0, 1.0),
-        iou=table.number("iou", 0.0, 1.0),
-        max_detections=table.integer("max_detections", 1, 10_000),
+        iou=1.0 if classifier else table.number("iou", 0.0, 1.0),
+        max_detections=table.integer("max_labels" if classifier else "max_detections", 1, 10_000),
     )
     table.close()
     return limits
 
 
-def _file_problems(folder: Path, *, named: dict[str, str], sha256: dict[str, str]) -> list[str]:
-    manifest = folder / MANIFEST
-    problems = []
+def _file_problems(manifest: Path, *, named: dict[str, str], sha256: dict[str, str]) -> list[str]:
+    folder, problems = manifest.parent, []
     for key, name in named.items():
         problem = _name_problem(folder, name) if name else ""
         if problem:

@@ -12,17 +12,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from sparkd import Context, Privacy, StorageError, reached
+from sparkd import Context, DeviceError, Inference, Privacy, StorageError, Troubles, reached
 
 from .config import HailoInferenceConfig
 from .processed import Processed
 from .sources import Arrival, examine, settle, watching
-from .vision import Engine, Meters
+from .vision import Meters
 
 ATTEMPTS = 5
 """A picture during which the process died so often is refused."""
@@ -31,17 +32,28 @@ RETRY_MAX_S = 60.0
 FORGET_EVERY = 10_000
 
 
+class Looker(Protocol):
+    """Whoever looks at pictures for a folder."""
+
+    async def look(self, image: bytes, *, source: str, source_ns: int = 0) -> Inference:
+        """Return what is in *image*. Raises ValueError if it is no picture, DeviceError if the runtime fails."""
+        ...
+
+
 @dataclass(slots=True)
 class Folder:
-    """A folder being watched for one engine."""
+    """A folder being watched for one model."""
 
     ctx: Context[HailoInferenceConfig]
     path: Path
-    engine: Engine
+    engine: Looker
     meters: Meters
     processed: Processed
-    stuck: bool = False
-    """Whether the last file could not be moved or deleted."""
+    troubles: Troubles
+    privacy: str = ""
+    """Instead of what the config says for the folder to watch."""
+    after: str = ""
+    """Likewise."""
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Take every picture there is and every one that comes. Raises DeviceError if the folder is not there."""
@@ -88,8 +100,12 @@ class Folder:
             )
         except ValueError as error:
             return str(error)
+        except (DeviceError, anyio.get_cancelled_exc_class()):
+            # The service ends by it, or by whoever else saw that the device is lost: the picture is not to blame.
+            await _finish(self.processed.forgive)
+            raise
         reached("inference.after-infer")
-        privacy = Privacy.parse(self.ctx.config.privacy)
+        privacy = Privacy.parse(self.privacy or self.ctx.config.privacy)
         await self._until_stored(partial(self.ctx.bus.publish, inference, privacy=privacy, key=arrival.key))
         reached("inference.after-append")
         self.meters.looked(inference, origin="folder")
@@ -101,29 +117,24 @@ class Folder:
             try:
                 await store()
             except StorageError as error:  # a full disk: the picture waits, and calls are still answered
-                self.ctx.degraded(
-                    f"results cannot be stored, pictures wait: {error}", remedy="make room on the disk of the state"
-                )
+                reason = f"results cannot be stored, pictures wait: {error}"
+                self.troubles.say(f"results {self.path}", reason, "make room on the disk of the state")
                 delay_s = min(2 * delay_s, RETRY_MAX_S) or 1.0
                 await anyio.sleep(delay_s)
             else:
-                if delay_s:
-                    self.ctx.recovered()
+                self.troubles.over(f"results {self.path}")
                 return
 
     async def _settle(self, arrival: Arrival) -> None:
+        after = self.after or self.ctx.config.after
         try:
-            await anyio.to_thread.run_sync(partial(settle, self.path, arrival, after=self.ctx.config.after))
+            await anyio.to_thread.run_sync(partial(settle, self.path, arrival, after=after))
         except OSError as error:
-            self.stuck = True
-            self.ctx.degraded(
-                f"{self.path} does not allow `after = {self.ctx.config.after!r}`: {error.strerror}",
-                remedy="let the daemon's user write to the folder, or set after = 'keep'",
-            )
+            reason = f"{self.path} does not allow `after = {after!r}`: {error.strerror}"
+            remedy = "let the daemon's user write to the folder, or set after = 'keep'"
+            self.troubles.say(f"after {self.path}", reason, remedy)
         else:
-            if self.stuck:
-                self.stuck = False
-                self.ctx.recovered()
+            self.troubles.over(f"after {self.path}")
 
     async def _forget(self) -> None:
         try:

@@ -86,6 +86,16 @@ class Table:
             self._refuse(key, "a table expected", value, None)
         return Table("", {}, [])
 
+    def has(self, key: str) -> bool:
+        """Whether *key* is there; if not, nothing is wrong."""
+        if key not in self._asked:
+            self._asked.append(key)
+        return key in self._values
+
+    def complain(self, key: str, problem: str) -> None:
+        """Say what is wrong with *key*."""
+        self._problems.append(f"{self._where}: {key}: {problem}")
+
     def texts(self) -> dict[str, str]:
         """Return the whole table as texts by key."""
         for key, value in self._values.items():

@@ -8,11 +8,14 @@ over black. Every way in which bytes can fail to be a picture is a ValueError th
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .preprocess import Placement
 
 Pixels = NDArray[np.uint8]
 
@@ -41,7 +44,14 @@ class Picture:
     _image: Any
     _turn: str
 
-    def pixels(self, width: int, height: int) -> Pixels:
+    def fitted(self, placement: Placement, *, sharp: bool = False) -> Pixels:
+        """Return what *placement* wants of the picture, scaled. As `pixels` otherwise."""
+        if placement.window is None:
+            return self.pixels(placement.width, placement.height, sharp=sharp)
+        whole = RawPicture(self.pixels(self.width, self.height))
+        return whole.fitted(placement, sharp=sharp)
+
+    def pixels(self, width: int, height: int, *, sharp: bool = False) -> Pixels:
         """Decode, scale to *width* x *height* and return the upright picture. May be called once.
 
         Raises ValueError if the picture turns out to be damaged.
@@ -51,13 +61,76 @@ class Picture:
         size = (height, width) if self._turn in _ON_ITS_SIDE else (width, height)
         try:
             self._image.draft(None, size)  # lets a JPEG decode at 1/2, 1/4 or 1/8: less time, far less memory
-            scaled = _rgb(self._image).resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
+            scaled = _rgb(self._image)
+            if scaled.size != size:
+                scaled = scaled.resize(size, _resampling(sharp=sharp), reducing_gap=2.0)
         except MemoryError as error:
             raise ValueError(f"not enough memory for {self.width} x {self.height} pixels") from error
         except Exception as error:  # Pillow's decoders raise whatever their parsers trip on
             raise ValueError(f"the picture is damaged or cut off: {error or type(error).__name__}") from error
         upright = scaled.transpose(PIL.Image.Transpose[self._turn]) if self._turn else scaled
         return np.asarray(upright)
+
+
+@dataclass(frozen=True, slots=True)
+class RawPicture:
+    """A picture that is pixels already: (height, width, 3), RGB."""
+
+    whole: Pixels
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+        return int(self.whole.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Of the picture, in pixels."""
+        return int(self.whole.shape[0])
+
+    def fitted(self, placement: Placement, *, sharp: bool = False) -> Pixels:
+        """Return what *placement* wants of the picture, scaled."""
+        import PIL.Image  # noqa: PLC0415 - as in `open_picture`
+
+        size, resampling = (placement.width, placement.height), _resampling(sharp=sharp)
+        image = PIL.Image.fromarray(self.whole)
+        return np.asarray(image.resize(size, resampling, box=placement.window, reducing_gap=2.0))
+
+
+def raw_picture(array: NDArray[Any], *, max_pixels: int) -> RawPicture:
+    """Take *array* as a picture. Raises ValueError if it is none, or has more than *max_pixels*."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:  # noqa: PLR2004 - RGB
+        got = f"{array.dtype.str} {array.shape}"
+        raise ValueError(f"RGB pixels of the shape (height, width, 3) and dtype |u1 expected, got {got}")
+    height, width = array.shape[:2]
+    if width * height > max_pixels:
+        raise ValueError(f"the picture has {width} x {height} pixels, more than max_pixels = {max_pixels}")
+    return RawPicture(array)
+
+
+def annotated(pixels: Pixels, marks: Sequence[tuple[str, tuple[float, float, float, float] | None]]) -> bytes:
+    """Return RGB *pixels* as a JPEG with each mark's words and box drawn; words without a box stand at the top."""
+    import PIL.Image  # noqa: PLC0415 - as in `open_picture`
+    import PIL.ImageDraw  # noqa: PLC0415 - likewise
+
+    image = PIL.Image.fromarray(pixels)
+    pen, line = PIL.ImageDraw.Draw(image), 2
+    for words, box in marks:
+        x, y = (box[0] + 4, box[1] + 2) if box else (4, line)
+        line += 0 if box else 14
+        if box:
+            pen.rectangle(box, outline=(255, 64, 0), width=2)
+        pen.rectangle(pen.textbbox((x, y), words), fill=(0, 0, 0))
+        pen.text((x, y), words, fill=(255, 255, 255))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _resampling(*, sharp: bool) -> Any:
+    import PIL.Image  # noqa: PLC0415 - as in `open_picture`
+
+    return PIL.Image.Resampling.BICUBIC if sharp else PIL.Image.Resampling.BILINEAR
 
 
 def open_picture(encoded: bytes, *, max_pixels: int) -> Picture:

@@ -1,4 +1,7 @@
-"""From a detector's raw outputs to the boxes worth believing. Pure, and without a loop over cells or classes.
+"""From a model's raw outputs to what is worth believing. Pure, and without a loop over cells or boxes.
+
+A classifier gives a number for each class, an embedding model a vector. A detector either lists its boxes itself
+(`nms_layouts.py`) or gives what boxes are made of:
 
 NanoDet divides its input into cells, once for each stride. For every cell it gives a score for each class, and for
 each side of a box (left, top, right, bottom) a distribution over `bins` distances; the expected bin times the stride
@@ -9,37 +12,64 @@ overlap only the best is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, InputSpec, OutputSpec, Thresholds
+from sparkd import DeviceError
 
-Floats = NDArray[np.float32]
+from .bundle import Bundle, InputSpec, OutputSpec, Thresholds
+from .nms_layouts import decode_by_class, decode_by_score
+from .postprocess_found import Floats, Found
+
+__all__ = ["Found", "best_first", "classify", "decode_nanodet", "detect", "embed", "overlaps", "suppress"]
 
 MAX_CANDIDATES = 1000
 """The best so many boxes are compared with one another: the comparison is quadratic, and a picture full of noise must
 not cost a second. Detectors in common use (torchvision, NanoDet itself) cut at 1000 too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Boxes (n x 4: x0, y0, x1, y1 in the model's input), their scores and class numbers, best first."""
-
-    boxes: Floats
-    scores: Floats
-    classes: NDArray[np.intp]
-
-    def pick(self, indices: NDArray[np.intp]) -> Found:
-        """Return those at *indices*, in that order."""
-        return Found(self.boxes[indices], self.scores[indices], self.classes[indices])
-
-
 def detect(outputs: Mapping[str, Floats], bundle: Bundle) -> Found:
     """Return what the model found, by the bundle's thresholds."""
-    candidates = decode_nanodet(outputs, bundle.input, bundle.outputs, threshold=bundle.thresholds.score)
-    return suppress(best_first(candidates), bundle.thresholds)
+    spec, heads, limits = bundle.input, bundle.outputs, bundle.thresholds
+    if heads.decoder == "nanodet":
+        candidates = decode_nanodet(outputs, spec, heads, threshold=limits.score)
+        return suppress(best_first(candidates), limits)
+    output, classes = _output(outputs, heads), len(bundle.labels)
+    if heads.decoder == "nms-by-class":
+        found = decode_by_class(output, spec, classes=classes, max_boxes=heads.max_boxes)
+    else:
+        found = decode_by_score(output, spec, classes=classes)
+    believed = found.pick(np.flatnonzero(found.scores >= limits.score))
+    return best_first(believed, limit=limits.max_detections)
+
+
+def classify(outputs: Mapping[str, Floats], bundle: Bundle) -> list[tuple[int, float]]:
+    """Return the classes worth believing and their probabilities, best first. NaN is worth nothing."""
+    values = _output(outputs, bundle.outputs).astype(np.float32).reshape(-1)
+    if len(values) != len(bundle.labels):
+        raise DeviceError(f"the model gives {len(values)} classes, the bundle has {len(bundle.labels)} labels")
+    if bundle.outputs.decoder == "logits":
+        weights = np.exp(values - values.max())
+        values = weights / weights.sum()
+    order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[: bundle.thresholds.max_detections]
+    return [(int(number), float(values[number])) for number in order if values[number] >= bundle.thresholds.score]
+
+
+def embed(outputs: Mapping[str, Floats], bundle: Bundle) -> list[float]:
+    """Return the vector. Raises DeviceError if it is none."""
+    vector = _output(outputs, bundle.outputs).astype(np.float32).reshape(-1)
+    size = float(np.linalg.norm(vector))
+    if len(vector) != bundle.outputs.length or not np.isfinite(size):
+        raise DeviceError(f"the model gives no vector of {bundle.outputs.length} numbers: {len(vector)}, length {size}")
+    values: list[float] = (vector / size if bundle.outputs.unit and size else vector).tolist()
+    return values
+
+
+def _output(outputs: Mapping[str, Floats], heads: OutputSpec) -> NDArray[np.generic]:
+    if heads.output not in outputs:
+        raise DeviceError(f"the model has no output {heads.output!r}, only {', '.join(outputs)}")
+    return outputs[heads.output]
 
 
 def decode_nanodet(outputs: Mapping[str, Floats], spec: InputSpec, heads: OutputSpec, *, threshold: float) -> Found:

@@ -20,10 +20,17 @@ class Placement:
     top: int
     width: int
     height: int
+    window: tuple[float, float, float, float] | None = None
+    """The part of the picture that is scaled (x0, y0, x1, y1 in its pixels); None for all of it."""
 
 
 def place(width: int, height: int, spec: InputSpec) -> Placement:
-    """Return where a picture of *width* x *height* goes: centred with its shape kept, or stretched over all of it."""
+    """Return where a picture of *width* x *height* goes: centred in its shape, its middle alone, or stretched."""
+    if spec.crop:
+        scale = min(width / spec.width, height / spec.height) * spec.crop
+        across, down = spec.width * scale, spec.height * scale
+        x, y = (width - across) / 2, (height - down) / 2
+        return Placement(width, height, 0, 0, spec.width, spec.height, (x, y, x + across, y + down))
     if not spec.letterbox:
         return Placement(width, height, 0, 0, spec.width, spec.height)
     scale = min(spec.width / width, spec.height / height)
@@ -55,5 +62,7 @@ def to_source(boxes: NDArray[np.float32], placement: Placement) -> NDArray[np.fl
     shift = np.array([placement.left, placement.top] * 2, np.float32)
     limits = np.array([placement.source_width, placement.source_height] * 2, np.float32)
     inner = np.array([placement.width, placement.height] * 2, np.float32)
-    moved: NDArray[np.float32] = np.clip((boxes - shift) * (limits / inner), 0.0, limits)
+    x0, y0, x1, y1 = placement.window or (0.0, 0.0, float(limits[0]), float(limits[1]))
+    scale = np.array([x1 - x0, y1 - y0] * 2, np.float32) / inner
+    moved: NDArray[np.float32] = np.clip((boxes - shift) * scale + np.array([x0, y0] * 2, np.float32), 0.0, limits)
     return moved

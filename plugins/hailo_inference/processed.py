@@ -92,6 +92,11 @@ class Processed:
             self._note.write_text(f"{key} {before + 1}", "ascii")
         return before
 
+    def forgive(self) -> None:
+        """Forget what was begun last: it failed through no fault of the picture."""
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
+
     def remember(self, key: str, name: str, stamp: str, *, problem: str = "") -> None:
         """Write down, synced, that the picture *key* has been dealt with."""
         with _refused(self._path):

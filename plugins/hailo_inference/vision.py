@@ -1,21 +1,15 @@
-"""Looking at pictures without blocking the loop: whose turn it is, what is counted, and the interface `vision`."""
+"""The interface `vision`, and what is counted."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-import anyio
-import anyio.to_thread
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from sparkd import CallError, CallErrorKind, DeviceError, Inference, ModelInfo
+from sparkd import Array, CallError, CallErrorKind, DeviceError, Inference, ModelInfo, SourceInfo
 
-if TYPE_CHECKING:  # brings numpy, which probing must not pay for
-    from .pipeline import Model
-
-MAX_WAITING = 32
-"""So many calls may wait for a model; each holds its encoded picture in memory."""
+from .device_lost import DeviceLostError
+from .roster import Roster
 
 
 class Meters:
@@ -50,54 +44,34 @@ class Meters:
         self._pictures.labels(origin, outcome).inc()
 
 
-class Engine:
-    """A model and its queue. One picture at a time; the folder and the callers take turns."""
-
-    def __init__(self, model: Model) -> None:
-        """Queue for *model*."""
-        self.model = model
-        self._turn = anyio.CapacityLimiter(1)  # first come, first served
-        # Callers queue here first, so that of many only one stands in line with the folder.
-        self._callers = anyio.Lock()
-
-    async def look(self, image: bytes, *, source: str, source_ns: int = 0) -> Inference:
-        """Return what is in *image*. Raises ValueError if it is no picture, DeviceError if the runtime fails."""
-        look = partial(self.model.look, image, source=source, source_ns=source_ns)
-        return await anyio.to_thread.run_sync(look, limiter=self._turn)
-
-    async def look_for_caller(self, image: bytes, *, source: str) -> Inference:
-        """Do the same for a call. Raises CallError if too many wait."""
-        waiting = self._callers.statistics().tasks_waiting
-        if waiting >= MAX_WAITING:
-            raise CallError(
-                CallErrorKind.UNAVAILABLE, f"{waiting} calls wait for this model", remedy="call again in a second"
-            )
-        async with self._callers:
-            return await self.look(image, source=source)
-
-
 class VisionCalls:
     """Answers `vision`. A caller's picture and what is in it go back to the caller and nowhere else."""
 
-    def __init__(self, engines: list[Engine], meters: Meters, *, max_bytes: int) -> None:
-        """Answer with *engines*; the first is the one for callers who name none."""
-        self._engines = {engine.model.bundle.name: engine for engine in engines}
-        self._default = engines[0]
+    def __init__(
+        self, roster: Roster, meters: Meters, *, max_bytes: int, sources: Callable[[], list[SourceInfo]] = list
+    ) -> None:
+        """Answer with the models of *roster*; *sources* says what is watched."""
+        self._roster = roster
         self._meters = meters
         self._max_bytes = max_bytes
+        self._sources = sources
 
-    async def infer(self, *, image: bytes, source: str = "", model: str | None = None) -> Inference:
-        """Run a model on one encoded picture."""
-        engine = self._default if model is None else self._engines.get(model)
-        if engine is None:
-            choices = ", ".join(self._engines)
-            raise CallError(CallErrorKind.INVALID_PARAMS, f"unknown model {model!r}; choices: {choices}", field="model")
+    async def infer(
+        self, *, image: bytes = b"", picture: Array | None = None, source: str = "", model: str | None = None
+    ) -> Inference:
+        """Run a model on one picture."""
+        if picture is not None and image:
+            raise self._refusal("image", "either image or picture expected, got both")
         if len(image) > self._max_bytes:
-            raise self._refusal(f"the picture has {len(image)} bytes, more than max_bytes = {self._max_bytes}")
+            raise self._refusal("image", f"the picture has {len(image)} bytes, more than max_bytes = {self._max_bytes}")
         try:
-            inference = await engine.look_for_caller(image, source=source)
+            with self._roster.held(model) as engine:
+                inference = await engine.look_for_caller(image if picture is None else picture, source=source)
         except ValueError as error:
-            raise self._refusal(str(error)) from error
+            raise self._refusal("image" if picture is None else "picture", str(error)) from error
+        except DeviceLostError as error:
+            again = "call again in a few seconds: the service's process is being replaced"
+            raise CallError(CallErrorKind.UNAVAILABLE, str(error), remedy=again) from error
         except DeviceError as error:
             raise CallError(CallErrorKind.UNAVAILABLE, str(error), remedy=error.remedy) from error
         self._meters.looked(inference, origin="call")
@@ -105,8 +79,24 @@ class VisionCalls:
 
     async def models(self) -> list[ModelInfo]:
         """List the models that are loaded."""
-        return [engine.model.info for engine in self._engines.values()]
+        return self._roster.infos()
 
-    def _refusal(self, reason: str) -> CallError:
+    async def sources(self) -> list[SourceInfo]:
+        """List what is watched, and how it is."""
+        return self._sources()
+
+    async def load(self, *, folder: str) -> ModelInfo:
+        """Load a bundle beside the others."""
+        return await self._roster.load(folder)
+
+    async def unload(self, *, name: str) -> None:
+        """Let go of a model."""
+        await self._roster.unload(name)
+
+    async def switch(self, *, folder: str, model: str | None = None) -> ModelInfo:
+        """Put a bundle in the place of a model."""
+        return await self._roster.switch(folder, model)
+
+    def _refusal(self, parameter: str, reason: str) -> CallError:
         self._meters.refused(origin="call", outcome="bad")
-        return CallError(CallErrorKind.INVALID_PARAMS, f"image: {reason}", field="image")
+        return CallError(CallErrorKind.INVALID_PARAMS, f"{parameter}: {reason}", field=parameter)

@@ -19,6 +19,8 @@ def words(commands: Subparsers) -> None:
     """Add the two commands."""
     doctor = commands.add_parser("doctor", help="what is wrong with this machine as a node, and what to do")
     doctor.add_argument("--all", action="store_true", help="also what is well, and what could not be looked at")
+    doctor.add_argument("--hailo", action="store_true", help="only the accelerator, and what its library says of it")
+    doctor.add_argument("--respeaker", action="store_true", help="only the microphone array: what it says and hears")
     bundle = commands.add_parser(
         "support-bundle", help="what somebody who helps must know, in one file, without secrets"
     )
@@ -28,17 +30,18 @@ def words(commands: Subparsers) -> None:
 def doctor(options: argparse.Namespace) -> int:
     """Look at everything and print what is not well; with --all, everything."""
     from sparkd.cli.parser import NOT_WELL  # noqa: PLC0415 - it imports us
-    from sparkd.doctor import examine  # noqa: PLC0415 - brings much
+    from sparkd.doctor import CHECKS, HAILO_CHECKS, RESPEAKER_CHECKS, examine  # noqa: PLC0415 - brings much
 
     scene, found = _scene(options)
-    found += examine(scene)
+    special = (HAILO_CHECKS if options.hailo else ()) + (RESPEAKER_CHECKS if options.respeaker else ())
+    found += examine(scene, special or CHECKS)
     bad = [finding for _, finding in found if finding.verdict == "problem"]
     if options.json:
         rows = [{"check": name, "verdict": f.verdict, "text": f.text, "remedy": f.remedy} for name, f in found]
         print(json.dumps(rows))
         return NOT_WELL if bad else 0
     for name, finding in found:
-        if options.all or finding.verdict in ("problem", "warning", "note"):
+        if options.all or special or finding.verdict in ("problem", "warning", "note"):
             print(f"{SIGNS[finding.verdict]} {name}: {finding.text}")
             if finding.remedy:
                 print(f"    {finding.remedy}")

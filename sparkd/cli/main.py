@@ -85,7 +85,8 @@ def _socket(options: argparse.Namespace) -> Path:
 
 
 @contextlib.contextmanager
-def _client(options: argparse.Namespace) -> Iterator[Client]:
+def client_of(options: argparse.Namespace) -> Iterator[Client]:
+    """Connect to the daemon that *options* mean. Raises NoDaemonError if none answers, or it goes away meanwhile."""
     path = _socket(options)
     try:
         client = Client(path, timeout_s=options.timeout)
@@ -104,7 +105,7 @@ def _method(options: argparse.Namespace, method: str) -> str:
 
 
 def _ask(options: argparse.Namespace, method: str, /, **params: Any) -> Any:
-    with _client(options) as client:
+    with client_of(options) as client:
         return client.call(_method(options, method), params)
 
 
@@ -168,7 +169,7 @@ def _call(options: argparse.Namespace) -> int:
     if not isinstance(params, dict):
         return _complain(options, "the parameters go by name: a JSON object expected, such as '{\"name\": 1}'", USAGE)
     method = f"{options.node}/{options.method}" if options.node and "/" not in options.method else options.method
-    with _client(options) as client:
+    with client_of(options) as client:
         for item in client.results(method, params):
             _dump(options, item)
     return 0
@@ -188,7 +189,7 @@ def _stream(options: argparse.Namespace, items: Iterator[Any], draw: str) -> Non
 
 
 def _sub(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    with client_of(options) as client:
         _stream(options, client.results(_method(options, "bus.subscribe"), {"topics": options.topics}), "event")
     return 0
 
@@ -202,7 +203,7 @@ def _logs(options: argparse.Namespace) -> int:
         news: Iterator[Any] = iter(())
         try:
             if options.follow:
-                client = stack.enter_context(_client(options))
+                client = stack.enter_context(client_of(options))
                 news = client.results(_method(options, "logs.follow"), {"service": options.service})
             tail = _ask(options, "logs.tail", **wanted)
         except NoDaemonError as error:
@@ -279,13 +280,19 @@ def _audit(options: argparse.Namespace) -> int:
         from sparkd.cli import audit  # noqa: PLC0415 - not needed by others
 
         return audit.check(options)
-    with _client(options) as client:
+    with client_of(options) as client:
         news = client.results(_method(options, "audit.follow"), {}) if options.follow else iter(())
         tail = _ask(options, "audit.tail", lines=options.lines)
         _stream(options, iter(tail), "audit.line")
         last = tail[-1]["seq"] if tail else 0
         _stream(options, (entry for entry in news if entry["seq"] > last), "audit.line")
     return 0
+
+
+def _power(options: argparse.Namespace) -> int:
+    from sparkd.cli import power  # noqa: PLC0415 - not needed by others
+
+    return power.power(options, partial(_ask, options))
 
 
 def _offline(options: argparse.Namespace) -> int:
@@ -304,6 +311,7 @@ _ELSEWHERE = {
     "support-bundle": "examining",
     "backup": "backup",
     "restore": "backup",
+    "fleet": "fleet",
 }
 """Commands that ask no running daemon first thing, by the module that does them."""
 
@@ -329,6 +337,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "history": _recorded,
     "usage": _recorded,
     "audit": _audit,
+    "power": _power,
     "schema": _schema,
     "config": _config,
     "check": _offline,

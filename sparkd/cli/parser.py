@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparkd.cli import access, audit, examining, inviting, logs, recorded, saving, starting
+from sparkd.cli import access, audit, examining, fleet, inviting, logs, power, recorded, saving, starting
 
 KEY_CHARS = 40
 FAILED, USAGE, NO_DAEMON, BAD_CONFIG, NOT_WELL = 1, 2, 3, 4, 5
@@ -32,8 +32,8 @@ class Words(argparse.ArgumentParser):
 class Subparsers:
     """Adds commands that all know the general options, before and after the command's name."""
 
-    def __init__(self, parser: argparse.ArgumentParser, *, dest: str, metavar: str) -> None:
-        self._added = parser.add_subparsers(dest=dest, metavar=metavar, required=True)
+    def __init__(self, parser: argparse.ArgumentParser, *, dest: str, metavar: str, required: bool = True) -> None:
+        self._added = parser.add_subparsers(dest=dest, metavar=metavar, required=required)
 
     def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser:  # noqa: A002 - argparse's own word
         """Add the command *name*."""
@@ -91,6 +91,7 @@ def _looking(commands: Subparsers) -> None:
     recorded.words(commands)
     access.words(commands)
     audit.words(commands)
+    power.words(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of a service's config table")
     schema.add_argument("name", metavar="NAME")
 
@@ -135,5 +136,6 @@ def _offline(commands: Subparsers) -> None:
     saving.words(commands)
     starting.words(commands)
     examining.words(commands)
+    fleet.words(commands)
     completion = commands.add_parser("completion", help="print a completion script for a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))

@@ -146,11 +146,15 @@ def _is_late(what: Mapping[str, Any] | None) -> bool:
 
 
 def _is_notable(budget: Mapping[str, Any] | None) -> bool:
-    return budget is not None and bool(budget["throttled_s"] >= 1 or budget["tasks_refused"] or budget["not_kept"])
+    return budget is not None and bool(
+        budget.get("throttle_percent") or budget["throttled_s"] >= 1 or budget["tasks_refused"] or budget["not_kept"]
+    )
 
 
 def _budget(name: str, budget: Mapping[str, Any]) -> Text:
     said, remedy = [], "raise its limits in the config, or let it do less"
+    if budget.get("throttle_percent"):
+        said.append(f"slowed to {budget['throttle_percent']:g} % of a processor while power is short")
     if budget["throttled_s"] >= 1:
         said.append(f"kept from the processor for {age(budget['throttled_s'])} (cpu_max_percent)")
     if budget["tasks_refused"]:

@@ -12,7 +12,7 @@ from sparkd.config.access import (
     user_id,
 )
 from sparkd.config.decode import decode_table, nearest
-from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart, take_over
+from sparkd.config.load import changed_plugins, find_config, load_config, needs_restart, read_toml, take_over
 from sparkd.config.places import Places, find_socket, load_places, make, node_id, places
 from sparkd.config.schema import config_schema, secret_keys
 from sparkd.config.show import show
@@ -67,6 +67,7 @@ __all__ = [
     "node_id",
     "parse_pattern",
     "places",
+    "read_toml",
     "secret_keys",
     "show",
     "table_text",

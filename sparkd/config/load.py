@@ -81,7 +81,7 @@ def load_config(path: Path | None, *, switches: bool = True) -> Config:
     files += _drop_ins(path.parent / SWITCHES) if path is not None and switches else []
     for file in files:
         try:
-            found = _parse(file)
+            found = read_toml(file)
         except ConfigError as error:
             problems += error.problems
         else:
@@ -139,7 +139,8 @@ def _no_switches(found: dict[str, Any], file: str) -> list[str]:
     return problems
 
 
-def _parse(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return what stands in *file*. Raises ConfigError that says what is wrong with it, never what it holds."""
     try:
         with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:  # noqa: PTH123 - a descriptor: a pipe must not hold us
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):

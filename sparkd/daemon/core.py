@@ -48,6 +48,7 @@ from sparkd.daemon.logbook import Logbook
 from sparkd.daemon.needs import Needs
 from sparkd.daemon.plugins import Plugins, failed_state
 from sparkd.daemon.recording import Recording, record
+from sparkd.daemon.shedding import Shedding, bring_back
 from sparkd.daemon.unit_outbox import UnitOutbox
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, ConfigError
@@ -112,6 +113,7 @@ class Core:
     needs: Needs = field(init=False)
     last_good: LastGood = field(init=False)
     recording: Recording = field(init=False)
+    shedding: Shedding = field(init=False)
     ordered: bool = False
     """Whether the daemon ends because it was told to."""
     rpc_counts: RpcCounts = field(init=False)
@@ -145,6 +147,7 @@ class Core:
             await stack.enter_async_context(self.bus.open())
             self.gate = Gate(self)
             self.recording = Recording(self)
+            self.shedding = Shedding(self)
             self.router = doors.make_router(self, self._tasks)
             self.needs = make_needs(self)
             self.last_good = LastGood(self, self.shelf)
@@ -169,6 +172,7 @@ class Core:
                 watchdog.keep_watch,
                 watchdog.extend_start,
                 name_core_blocks,
+                bring_back,
             ):
                 await upkeep.start(self, self._tasks, work)
             yield self
@@ -309,6 +313,16 @@ class Core:
         """Return what `systemctl status` shows: how many services run, which do not, and what else is wrong."""
         return report.truth(self.summary(), self._all_problems())
 
+    @property
+    def changed(self) -> anyio.Event:
+        """Set, and replaced, at the next change of any service's state or of a link."""
+        return self._changed
+
+    def wake(self) -> None:
+        """Let those look again who wait for `changed`."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
     async def settled(self, service: Supervised) -> None:
         """Return when *service* is not on its way anywhere."""
         while service.state in ON_THE_WAY or self._is_due(service):
@@ -369,8 +383,7 @@ class Core:
         end = service.end
         level = self.log.warning if service.state in (State.BACKOFF, State.BROKEN, State.WAITING) else self.log.info
         level("service " + service.state.value, service=service.name, **({"why": end.reason} if end.reason else {}))
-        self._changed.set()
-        self._changed = anyio.Event()
+        self.wake()
         self._tasks.start_soon(self._reconsider_needs, service)
         self.last_good.on_service_change(service)
         self.tell_systemd()

@@ -17,18 +17,33 @@ from sparkd.daemon.access_answers import AccessAnswers
 from sparkd.daemon.auditing import AuditAnswers
 from sparkd.daemon.linking import refuse_call, same_site
 from sparkd.daemon.log_answers import LogsAnswers
+from sparkd.daemon.machine_answers import MachineAnswers
 from sparkd.daemon.recorder_answers import RecorderAnswers
 from sparkd.daemon.version import VERSION
 from sparkd.errors import CallError, CallErrorKind
+from sparkd.machine_interface import MachineApi
 from sparkd.outbox_interface import OutboxHostApi
 from sparkd.recorder.api import RecorderApi
 from sparkd.rpc import Door, RpcLimits, core_manifest, serve_rpc
+from sparkd.shedding_interface import SheddingApi
 from sparkd.shm import FOLDER, SharedReader
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
 
-CORE_INTERFACES = (NodeApi, PluginsApi, BusApi, OutboxApi, ConfigApi, LogsApi, AccessApi, RecorderApi, AuditApi)
+CORE_INTERFACES = (
+    NodeApi,
+    PluginsApi,
+    BusApi,
+    OutboxApi,
+    ConfigApi,
+    LogsApi,
+    AccessApi,
+    RecorderApi,
+    AuditApi,
+    MachineApi,
+    SheddingApi,
+)
 
 
 def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
@@ -44,6 +59,8 @@ def make_router(core: Core, tasks: TaskGroup) -> CallRouter:
     handlers.bind(OutboxHostApi, core.unit_outbox)
     handlers.bind(RecorderApi, RecorderAnswers(core))
     handlers.bind(AuditApi, AuditAnswers(core))
+    handlers.bind(SheddingApi, core.shedding)
+    handlers.bind(MachineApi, MachineAnswers(core))
     handlers.bind(SupervisorApi, answers.SupervisorAnswers(core))
     rules = Rules(
         verify=core.entrance.verify,

@@ -32,6 +32,7 @@ def make_link(core: Core) -> Link:
 
     def changed(change: LinkChanged) -> None:
         core.publish(change, f"system.health.link.{change.peer}")
+        core.wake()
 
     hooks = LinkHooks(
         on_peer_up=up,

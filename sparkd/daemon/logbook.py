@@ -19,6 +19,10 @@ LINES_KEPT, CHARS_KEPT = 200, 1 << 15
 """Of a service, here in memory. What is older is in the log store."""
 SERVICES_KEPT = 64
 """With more, the lines of the one that was silent the longest go: drop-ins come and go under new names for a year."""
+BYTES_KEPT, LINE_BYTES = 512 << 10, 160
+"""Of all services, each line counted as its text and what Python takes to hold it. With more, the services that were
+silent the longest keep their last lines only: in a year of drop-ins that came, flooded and went, all were full."""
+LAST_LINES, LAST_BYTES = 20, 4 << 10
 FOLLOWER_LINES = 1000
 SAID_LINES, SAID_PER_S = 500, 5.0
 """So many lines of a service go to the daemon's own log in so many seconds; the journal has a limit for the whole
@@ -36,6 +40,7 @@ class Logbook(logging.Handler):
         super().__init__()
         self._on_line = on_line
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
+        self._held_bytes = 0
         self._followers: set[_Follower] = set()
         self._flows: OrderedDict[str, _Flow] = OrderedDict()
 
@@ -93,11 +98,23 @@ class Logbook(logging.Handler):
             self._followers.discard(follower)
 
     def _keep(self, record: LogRecord) -> None:
-        _of_latest(self._tails, record.service, _Tail).keep(record)
+        if record.service not in self._tails and len(self._tails) >= SERVICES_KEPT:
+            self._held_bytes -= self._tails.popitem(last=False)[1].held_bytes
+        tail = _of_latest(self._tails, record.service, _Tail)
+        self._held_bytes += tail.keep(record)
+        if self._held_bytes > BYTES_KEPT:
+            self._make_room()
         for follower in self._followers:
             if follower.service in ("", record.service):
                 follower.waiting.append(record)
                 follower.news.set()
+
+    def _make_room(self) -> None:
+        """Shorten the tails of those that were silent the longest, until a quarter of the room is free."""
+        for tail in self._tails.values():
+            self._held_bytes -= tail.shorten(LAST_LINES, LAST_BYTES)
+            if self._held_bytes <= BYTES_KEPT * 3 // 4:
+                return
 
 
 class _Tail:
@@ -105,14 +122,26 @@ class _Tail:
 
     def __init__(self) -> None:
         self.lines: deque[LogRecord] = deque()
-        self._chars = 0
+        self.held_bytes = 0
 
-    def keep(self, record: LogRecord) -> None:
-        """Add a line, and let go of those that are too many."""
+    def keep(self, record: LogRecord) -> int:
+        """Add a line, and let go of those that are too many; return by how much is held more."""
+        before = self.held_bytes
         self.lines.append(record)
-        self._chars += len(record.text)
-        while len(self.lines) > LINES_KEPT or self._chars > CHARS_KEPT:
-            self._chars -= len(self.lines.popleft().text)
+        self.held_bytes += _size(record)
+        self.shorten(LINES_KEPT, CHARS_KEPT + LINES_KEPT * LINE_BYTES)
+        return self.held_bytes - before
+
+    def shorten(self, lines: int, most_bytes: int) -> int:
+        """Keep the last *lines*, no more than *most_bytes* of them but the last; return how much was let go of."""
+        before = self.held_bytes
+        while len(self.lines) > lines or (self.held_bytes > most_bytes and len(self.lines) > 1):
+            self.held_bytes -= _size(self.lines.popleft())
+        return before - self.held_bytes
+
+
+def _size(record: LogRecord) -> int:
+    return len(record.text) + LINE_BYTES
 
 
 def _of_latest(held: OrderedDict[str, _T], service: str, new: Callable[[], _T]) -> _T:

@@ -9,6 +9,7 @@ from anyio import to_thread
 
 from sparkd.config import nearest
 from sparkd.errors import CallError, CallErrorKind
+from sparkd.metrics import sums
 from sparkd.recorder import METRICS, History, NodeUsage, Now, Recorded, Row, ServiceNow, ServiceUsage, Usage
 from sparkd.recorder.fold import COUNTED, DAY_S
 
@@ -51,6 +52,11 @@ class RecorderAnswers:
             message = f"nothing is recorded of {service!r}; {nearest(service, known)}"
             raise CallError(CallErrorKind.INVALID_PARAMS, message, field="service")
         return found
+
+    async def counters(self, *, names: list[str]) -> dict[str, dict[str, float]]:
+        """Return metrics by their names."""
+        snapshots = await self._core.ask_hosts(lambda host: host.snapshot())
+        return {service: found for service, content in snapshots.items() if (found := sums(content, set(names)))}
 
     async def totals(self) -> NodeUsage:
         """Return what every service has used."""

@@ -76,7 +76,7 @@ class Recording:
                 tasks.start_soon(self._write, flight)
                 await anyio.lowlevel.checkpoint()
             due = max(due + LOOK_S, time.monotonic())  # after a pause of the machine no look is made up for
-            await anyio.sleep(due - time.monotonic())
+            await anyio.sleep(max(0.0, due - time.monotonic()))
 
     async def _write(self, flight: Flight) -> None:
         folds, totals = flight.to_write()

@@ -14,6 +14,7 @@ from sparkd.config import Config, Places
 from sparkd.daemon.budgets import Budgets
 from sparkd.daemon.core import Core
 from sparkd.daemon.exits import EX_FAILED, EX_TEMPFAIL
+from sparkd.daemon.heap import keep_one_heap
 from sparkd.daemon.last_good import Shelf
 from sparkd.daemon.levels import Levels
 from sparkd.daemon.logbook import Logbook
@@ -25,6 +26,7 @@ from sparkd.zygote import Zygote
 
 def serve(config: Config, places: Places, node_id: str, zygote: Zygote, shelf: Shelf, *, tree: Tree | None) -> int:
     """Run the core until SIGTERM or SIGINT; return the exit code."""
+    keep_one_heap()
     faulthandler.enable()  # who sends SIGABRT, as systemd's watchdog does, gets told where each thread stood
     store = LogStore(places.state / "logs", max_bytes=config.logs.max_bytes)
     logbook = Logbook(store.put)

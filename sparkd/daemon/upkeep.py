@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from sparkd.events import NodeHealth, event_type
+from sparkd.events import NodeHealth, PowerMode, event_type
 from sparkd.registry import DropInWatch
+from sparkd.tunnel import TunnelChanged
 
 if TYPE_CHECKING:
     from sparkd.daemon.core import Core
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 AGAIN_S = 5.0
 """From a failure of a task to its next beginning."""
 RETRY_FAILED_S = 300.0
+PLATFORM_STATES = frozenset(event_type(state).topic for state in (NodeHealth, PowerMode, TunnelChanged))
+"""State topics kept whatever plugins run here: other nodes tell of themselves, too."""
 
 Work = Callable[["Core", Callable[[], None]], Awaitable[None]]
 """A task of the core, which calls the function it is given once what it does has begun."""
@@ -69,7 +72,7 @@ async def _until_other_states(core: Core, topics: tuple[str, ...], scope: anyio.
 
 def _state_topics(core: Core) -> tuple[str, ...]:
     declared = {topic for manifest in core.plugins.manifests for topic in manifest.states}
-    return tuple(sorted(declared | {event_type(NodeHealth).topic}))
+    return tuple(sorted(declared | PLATFORM_STATES))
 
 
 async def follow_drop_ins(core: Core, begun: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ Each check looks at one thing and says what it found; one that fails itself is a
 
 from __future__ import annotations
 
-from sparkd.doctor import disk, hardware, machine, network, node, system
+from sparkd.doctor import accelerator, disk, hardware, machine, microphones, network, node, system
 from sparkd.doctor.scene import Check, Finding, Scene, Verdict, skipped
 
 CHECKS: tuple[Check, ...] = (
@@ -16,6 +16,15 @@ CHECKS: tuple[Check, ...] = (
     *network.CHECKS,
     *system.CHECKS,
 )
+HAILO_CHECKS: tuple[Check, ...] = (hardware.hailo, hardware.hailo_versions, hardware.udev_rules, *accelerator.CHECKS)
+"""What `sparkctl doctor --hailo` looks at; the last of them wakes the device."""
+RESPEAKER_CHECKS: tuple[Check, ...] = (
+    hardware.respeaker,
+    hardware.groups,
+    hardware.udev_rules,
+    *microphones.CHECKS,
+)
+"""What `sparkctl doctor --respeaker` looks at; the last of them records half a second."""
 
 
 def examine(scene: Scene, checks: tuple[Check, ...] = CHECKS) -> list[tuple[str, Finding]]:
@@ -29,4 +38,4 @@ def examine(scene: Scene, checks: tuple[Check, ...] = CHECKS) -> list[tuple[str,
     return found
 
 
-__all__ = ["CHECKS", "Check", "Finding", "Scene", "Verdict", "examine"]
+__all__ = ["CHECKS", "HAILO_CHECKS", "RESPEAKER_CHECKS", "Check", "Finding", "Scene", "Verdict", "examine"]

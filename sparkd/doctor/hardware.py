@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sparkd.devices import HAILO, RESPEAKER, pci_devices, text_of, usb_devices
+from sparkd.devices import HAILO, RESPEAKERS, pci_devices, text_of, usb_devices
 from sparkd.doctor.scene import Finding, Scene, named, note, ok, problem, skipped, warning
 
 _VERSION = re.compile(r"(\d+\.\d+\.\d+)")
 _PACKAGES = ("hailort", "hailo-dkms", "hailort-pcie-driver", "python3-hailort")
+RESPEAKER_RULE = "60-sparkd-respeaker.rules"
 GROUPS = {"/dev/snd": "audio", "/dev/video0": "video", "/dev/i2c-1": "i2c", "/dev/gpiochip0": "gpio"}
 
 
@@ -71,20 +72,27 @@ def hailo_versions(scene: Scene) -> Iterator[Finding]:
 @named("respeaker")
 def respeaker(scene: Scene) -> Iterator[Finding]:
     """The microphone array, and the rule that lets the daemon steer it."""
-    for device in usb_devices(scene.root, RESPEAKER):
+    for device in _arrays(scene):
         yield from _steerable(scene, device)
         return
     absent = "no ReSpeaker on the USB"
     if scene.has_plugin("respeaker-voice"):
-        yield problem(absent, f"plug it in; lsusb -d {RESPEAKER}")
+        yield problem(absent, f"plug it in; lsusb -d {RESPEAKERS[0]}")
     else:
         yield skipped(absent)
+
+
+def _arrays(scene: Scene) -> list[Path]:
+    return [device for one in RESPEAKERS for device in usb_devices(scene.root, one)]
 
 
 def _steerable(scene: Scene, device: Path) -> Iterator[Finding]:
     number = [text_of(device / name) for name in ("busnum", "devnum")]
     node = scene.path(f"/dev/bus/usb/{int(number[0] or 0):03d}/{int(number[1] or 0):03d}")
-    remedy = 'a udev rule: ATTRS{idVendor}=="2886", ATTRS{idProduct}=="0018", MODE="0660", GROUP="sparkd"'
+    remedy = (
+        f"the udev rule {RESPEAKER_RULE} lets the group plugdev; usermod -aG plugdev,audio {scene.account}, "
+        'or groups = ["plugdev", "audio"] for a unit of its own'
+    )
     if not node.exists():
         yield problem(f"it is there, and {node} is not", "is udev running?")
     elif not _may_write(scene, node):
@@ -126,17 +134,23 @@ def _may_write(scene: Scene, node: Path) -> bool:
     return bool(found.st_mode & (0o020 if found.st_gid in gids else 0o002))
 
 
+_RULES = {
+    "hailo": "apt install hailort-pcie-driver",
+    "respeaker": f"make install, or copy etc/udev/{RESPEAKER_RULE} to /etc/udev/rules.d; udevadm control --reload",
+}
+
+
 @named("udev rules")
 def udev_rules(scene: Scene) -> Iterator[Finding]:
     """Whether the rules of the devices that are there are installed."""
-    wanted = {"hailo": bool(scene.path("/dev/hailo0").exists())}
+    wanted = {"hailo": bool(scene.path("/dev/hailo0").exists()), "respeaker": bool(_arrays(scene))}
     folders = ("/etc/udev/rules.d", "/lib/udev/rules.d", "/usr/lib/udev/rules.d", "/run/udev/rules.d")
     files = [file.name for folder in folders for file in scene.glob(f"{folder}/*.rules")]
     missing = [name for name, present in wanted.items() if present and not any(name in file for file in files)]
     if not any(wanted.values()):
         yield skipped("no device here needs one")
     elif missing:
-        yield warning(f"no udev rule for {', '.join(missing)}", "apt install hailort-pcie-driver, or see etc/udev/")
+        yield warning(f"no udev rule for {', '.join(missing)}", _RULES[missing[0]])
     else:
         yield ok("installed")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,15 @@ from sparkd.deeds import (
     UnitStatus,
     UnitStop,
     WakeHost,
+    WgSet,
+    WgShow,
     verb_of,
 )
-from sparkd.priv import units
+from sparkd.priv import units, wireguard
 from sparkd.priv.grant import grant_of, require_roots_code
+from sparkd.priv.keepers import keeper_of, restart
 from sparkd.priv.programs import ProgramFailedError, Programs
-from sparkd.priv.settings import Keeper, Settings
+from sparkd.priv.settings import Settings
 from sparkd.priv.trust import require_roots
 
 WAKE_ADDRESS = "255.255.255.255"
@@ -81,32 +83,27 @@ def _unit_dump(deed: UnitDump, _settings: Settings, means: Means) -> Done:
 
 
 def _interface_restart(deed: InterfaceRestart, settings: Settings, means: Means) -> Done:
-    keeper = settings.interfaces.get(deed.interface)
-    if keeper is None:
-        raise DeniedError(f"interface {deed.interface!r} is not among the interfaces of {means.settings_file}")
-    _RESTARTS[keeper](means.programs, deed.interface)
+    _require_listed(deed.interface, settings, means)
+    keeper = settings.interfaces[deed.interface]
+    if keeper == "auto":
+        keeper = keeper_of(means.programs, deed.interface)
+    restart(means.programs, deed.interface, keeper)
     return Done(said=f"{deed.interface} restarted by {keeper}")
 
 
-def _by_wg_quick(programs: Programs, interface: str) -> None:
-    programs.systemctl("restart", f"wg-quick@{interface}.service")
+def _require_listed(interface: str, settings: Settings, means: Means) -> None:
+    if interface not in settings.interfaces:
+        raise DeniedError(f"interface {interface!r} is not among the interfaces of {means.settings_file}")
 
 
-def _by_networkd(programs: Programs, interface: str) -> None:
-    programs.networkctl("reconfigure", interface)
+def _wg_show(deed: WgShow, settings: Settings, means: Means) -> Done:
+    _require_listed(deed.interface, settings, means)
+    return Done(shown={what: means.programs.wg("show", deed.interface, what) for what in dict.fromkeys(deed.what)})
 
 
-def _by_networkmanager(programs: Programs, interface: str) -> None:
-    with suppress(ProgramFailedError):  # one that is down already is what is wanted first
-        programs.nmcli("device", "disconnect", interface)
-    programs.nmcli("device", "connect", interface)
-
-
-_RESTARTS: dict[Keeper, Callable[[Programs, str], None]] = {
-    "wg-quick": _by_wg_quick,
-    "networkd": _by_networkd,
-    "networkmanager": _by_networkmanager,
-}
+def _wg_set(deed: WgSet, settings: Settings, means: Means) -> Done:
+    _require_listed(deed.interface, settings, means)
+    return Done(said=wireguard.change(means.programs, deed))
 
 
 def _nft_load(deed: NftLoad, settings: Settings, means: Means) -> Done:
@@ -166,6 +163,8 @@ _DEEDS: dict[type[Any], Callable[[Any, Settings, Means], Done]] = {
     UnitDump: _unit_dump,
     InterfaceRestart: _interface_restart,
     NftLoad: _nft_load,
+    WgShow: _wg_show,
+    WgSet: _wg_set,
     WakeHost: _wake_host,
     Shutdown: _shutdown,
 }

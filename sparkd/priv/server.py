@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from sparkd.deeds import LENGTH, MAX_REQUEST_BYTES, Deed, Done, Refused, Reply, decode_deed, frame, verb_of
+from sparkd.deeds import LENGTH, MAX_REQUEST_BYTES, READS, Deed, Done, Refused, Reply, decode_deed, frame, verb_of
 from sparkd.errors import ConfigError, RemoteMessageError
 from sparkd.priv.audit import Audit
 from sparkd.priv.perform import DeniedError, Means, perform
@@ -28,6 +28,8 @@ RECEIVE_LIMIT_S = 5.0
 
 STRANGERS_PER_MINUTE = 10
 """Refusals of other users that are written down; they must not be able to push out of the audit what matters."""
+READS_EVERY_S = 3600.0
+"""How often the same reading deed is written down; it changes nothing, and is asked for every few seconds."""
 _CREDENTIALS = struct.Struct("iII")
 _log = logging.getLogger("priv")
 
@@ -44,6 +46,7 @@ class Server:
     _free: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
     _threads: set[threading.Thread] = field(default_factory=set)
     _strangers: list[float] = field(default_factory=list)
+    _read: dict[str, float] = field(default_factory=dict)
 
     def serve(self, stopped: socket.socket) -> None:
         """Answer until something can be read from *stopped*, or nobody asks for `idle_s`."""
@@ -105,8 +108,10 @@ class Server:
 
     def _perform(self, deed: Deed, settings: Settings, uid: int, pid: int) -> Reply:
         asked = {"verb": verb_of(deed), "arguments": _shown(deed)}
+        noted = not (isinstance(deed, READS) and self._read_lately(repr(deed)))
         try:
-            self._note(uid, pid, outcome="asked", **asked)  # before: what is done must not lack its line
+            if noted:
+                self._note(uid, pid, outcome="asked", **asked)  # before: what is done must not lack its line
         except OSError as error:
             return Refused(kind="failed", message=f"the audit cannot be written: {error.strerror}", remedy="make room")
         reply: Reply
@@ -119,8 +124,17 @@ class Server:
         except (ProgramFailedError, OSError) as error:
             reply = Refused(kind="failed", message=str(error), remedy="journalctl -u sparkd-priv")
         outcome = {"outcome": "done"} if isinstance(reply, Done) else {"outcome": reply.kind, "why": reply.message}
-        self._note(uid, pid, **asked, **outcome)
+        if noted or not isinstance(reply, Done):
+            self._note(uid, pid, **asked, **outcome)
         return reply
+
+    def _read_lately(self, what: str) -> bool:
+        """Whether the audit has a line of this reading deed that is not an hour old; the caller writes it if not."""
+        now = time.monotonic()
+        self._read = {known: at for known, at in self._read.items() if at > now - READS_EVERY_S}
+        lately = what in self._read
+        self._read.setdefault(what, now)
+        return lately
 
     def _note(self, uid: int, pid: int, **fields: Any) -> None:
         self.audit.note(uid=uid, pid=pid, **fields)

@@ -19,7 +19,7 @@ _HOST = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MAC = re.compile(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 _PATH = re.compile(r"/[A-Za-z0-9_./+@-]+")
 
-Keeper = Literal["wg-quick", "networkd", "networkmanager"]
+Keeper = Literal["auto", "wg-quick", "networkd", "networkmanager"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Settings:
 
     verbs: list[str] = field(default_factory=lambda: list(UNIT_VERBS))
     interfaces: dict[str, Keeper] = field(default_factory=dict)
-    """The network interfaces that may be restarted, and what keeps each."""
+    """The network interfaces that may be read, set and restarted, and what keeps each; `auto` finds out."""
     hosts: dict[str, str] = field(default_factory=dict)
     """The machines that may be woken: name and MAC address."""
     account: str = "sparkd"

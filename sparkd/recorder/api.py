@@ -100,6 +100,11 @@ class RecorderApi(Protocol):
         ...
 
     @reads
+    async def counters(self, *, names: list[str]) -> dict[str, dict[str, float]]:
+        """Return, by service, the metrics called *names*: counters and gauges, each the sum over its labels."""
+        ...
+
+    @reads
     async def totals(self) -> NodeUsage:
         """Return the bytes written and sent, and the processor time, of every service: today, and ever."""
         ...

@@ -80,6 +80,8 @@ class Supervised:
     run_over: anyio.Event = field(default_factory=_set_event)
     """Set when the run under way is over and the state tells of it; every run has its own."""
     _poked: anyio.Event = field(default_factory=anyio.Event)
+    _rest_end: End = field(default_factory=lambda: End(kind=EndKind.STOPPED))
+    """Why it rests, while it is shed."""
     _again: bool = False
     """Whether the run under way is to be ended and followed by another."""
     _complaint: End | None = None
@@ -110,6 +112,13 @@ class Supervised:
         if wanted is Wanted.RUN:
             self.policy.forget()
         self.poke()
+
+    def shed(self, reason: str, remedy: str) -> None:
+        """Let it rest for *reason* until something else is wanted of it."""
+        self._rest_end = tidy(End(kind=EndKind.STOPPED, reason=reason, remedy=remedy))
+        if self.state is State.SHED:
+            self.end = self._rest_end
+        self.want(Wanted.SHED)
 
     def poke(self) -> None:
         """Say that something has changed, so that waiting or being broken is worth reconsidering."""
@@ -169,6 +178,8 @@ class Supervised:
 
     async def _rest(self, cue: Cue) -> None:
         if TRANSITIONS[self.state].get(cue, self.state) is not self.state:
+            if cue is Cue.SHED:
+                self.end = self._rest_end
             self._cue(cue)
         self.attempted.set()
         await self._poked.wait()
@@ -248,8 +259,9 @@ class Supervised:
     def _after(self, end: End) -> float | None:
         """Enter the state that follows *end*; return how long to wait before the next run."""
         if self.state is State.STOPPING:
-            self.end = End(kind=EndKind.STOPPED)
-            self._cue(Cue.SHED if self.wanted is Wanted.SHED else Cue.STOPPED)
+            shed = self.wanted is Wanted.SHED
+            self.end = self._rest_end if shed else End(kind=EndKind.STOPPED)
+            self._cue(Cue.SHED if shed else Cue.STOPPED)
             return None
         if end.kind is EndKind.STOPPED:
             end = End(kind=EndKind.FAILED, reason="it stopped, and nobody had asked it to")

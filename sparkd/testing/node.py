@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,8 @@ class Node:
     config: str
     """The text of its `sparkd.toml`, without the folders, which are set to be beneath *root*."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    prefix: Sequence[str] = ()
+    """Words before its command, such as `ip netns exec NAME`, of a program that becomes it (exec)."""
     process: subprocess.Popen[bytes] | None = None
     status: str = ""
     """The last STATUS= it sent to the notify socket."""
@@ -103,7 +105,7 @@ class Node:
             }
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(  # noqa: S603 - our own program
-                    [sys.executable, "-m", "sparkd.daemon", "run", "--config", str(self.config_file)],
+                    [*self.prefix, sys.executable, "-m", "sparkd.daemon", "run", "--config", str(self.config_file)],
                     env=environment,
                     stdout=log,
                     stderr=log,

@@ -206,6 +206,10 @@ class WiredBus:
         """Subscribe to what is published here."""
         return self._subscribe(what)
 
+    async def retained(self, what: type[E], **_: object) -> list[Received[E]]:  # noqa: ARG002 - the bus's own signature
+        """Return nothing: nobody keeps last values here."""
+        return []
+
     @asynccontextmanager
     async def _subscribe(self, what: type[E]) -> AsyncIterator[Subscription[E]]:
         send, receive = anyio.create_memory_object_stream[Received[E]](100)

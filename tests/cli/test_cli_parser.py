@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+from pathlib import Path
 
 import pytest
 import shtab
@@ -47,6 +48,9 @@ LINES: dict[str, dict[str, object]] = {
     "access": {"command": "access", "method": "", "topic": [], "user": ""},
     "access a.b --topic c --user d": {"command": "access", "method": "a.b", "topic": ["c"], "user": "d"},
     "audit": {"command": "audit", "lines": 50, "follow": False, "verify": False, "folder": None},
+    "power": {"command": "power", "verb": None},
+    "power plan low": {"command": "power", "verb": "plan", "mode": "low"},
+    "power hold off-grid --for 30m": {"command": "power", "verb": "hold", "mode": "off-grid", "span": 1800.0},
     "audit -n 5 -f": {"command": "audit", "lines": 5, "follow": True, "verify": False, "folder": None},
     "log-level": {"command": "log-level", "level": None, "service": ""},
     "log-level debug hailo-inference": {"command": "log-level", "level": "debug", "service": "hailo-inference"},
@@ -57,6 +61,10 @@ LINES: dict[str, dict[str, object]] = {
     "init --role cloud -y": {"command": "init", "role": "cloud", "yes": True},
     "config changes": {"command": "config", "verb": "changes"},
     "config accept": {"command": "config", "verb": "accept"},
+    "fleet check f.toml": {"command": "fleet", "verb": "check", "file": Path("f.toml")},
+    "fleet render --out d": {"command": "fleet", "verb": "render", "file": None, "out": Path("d")},
+    "fleet diff --dir d --node n": {"command": "fleet", "verb": "diff", "dir": Path("d"), "node": "n"},
+    "fleet status": {"command": "fleet", "verb": "status", "file": None},
     "completion bash": {"command": "completion", "shell": "bash"},
 }
 

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from sparkd.daemon.logbook import CHARS_KEPT, FOLLOWER_LINES, LINES_KEPT, SERVICES_KEPT, Logbook
+from sparkd.daemon.logbook import (
+    BYTES_KEPT,
+    CHARS_KEPT,
+    FOLLOWER_LINES,
+    LAST_LINES,
+    LINE_BYTES,
+    LINES_KEPT,
+    SERVICES_KEPT,
+    Logbook,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -40,18 +49,31 @@ def test_the_tail_is_bounded(logbook: Logbook) -> None:
     assert logbook.tail("a", 0) == logbook.tail("a", -3) == logbook.tail("unknown", 5) == []
 
 
-def test_long_lines_of_many_services_that_come_and_go_take_no_more_memory_than_is_set(logbook: Logbook) -> None:
+@pytest.mark.parametrize("length", [4, 150, 4000])
+def test_services_that_flood_and_go_take_no_more_memory_than_is_set(logbook: Logbook, length: int) -> None:
     for number in range(SERVICES_KEPT * 3):
         logbook.child_line("stays", "here")
-        for _ in range(30):
-            logbook.child_line(f"s{number}", "x" * 4000)
+        for _ in range(LINES_KEPT):
+            logbook.child_line(f"s{number}", "x" * length)
     held = logbook.tail("", 10**6)
 
-    assert sum(len(record.text) for record in held) <= CHARS_KEPT * SERVICES_KEPT
+    assert sum(len(record.text) + LINE_BYTES for record in held) == logbook._held_bytes <= BYTES_KEPT
     assert len({record.service for record in held}) == SERVICES_KEPT
     assert logbook.tail("s0", 1) == []
-    assert len(logbook.tail(f"s{SERVICES_KEPT * 3 - 1}", 100)) == CHARS_KEPT // 4000
+    newest = logbook.tail(f"s{SERVICES_KEPT * 3 - 1}", 10**6)
+    assert len(newest) >= min(LINES_KEPT, CHARS_KEPT // length)
     assert [record.text for record in logbook.tail("stays", 1)] == ["here"]
+
+
+def test_who_was_silent_the_longest_keeps_his_last_lines(logbook: Logbook) -> None:
+    for number in range(LINES_KEPT):
+        logbook.child_line("quiet", f"{number}")
+    for name in range(SERVICES_KEPT - 1):
+        for _ in range(LINES_KEPT):
+            logbook.child_line(f"s{name}", "x" * 150)
+    assert [record.text for record in logbook.tail("quiet", 10**6)] == [
+        f"{number}" for number in range(LINES_KEPT - LAST_LINES, LINES_KEPT)
+    ]
 
 
 def test_a_record_that_cannot_be_made_into_text_fails_nobody(logbook: Logbook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["sparkd", "tests.fuzz"]):
+with atheris.instrument_imports(include=["sparkd", "sparkd_plugins.wyoming_wire", "tests.fuzz"]):
     from tests.fuzz.fuzz_targets import TARGETS
 
 HERE = Path(__file__).parent

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+from anyio import EndOfStream
+from anyio.abc import ByteReceiveStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from sparkd import events, interface
 from sparkd.calls import frames as call_frames
@@ -41,6 +44,7 @@ from sparkd.rpc.peer import Peer
 from sparkd.service import NAME, Manifest
 from sparkd.zygote import wire
 from sparkd.zygote.children import Exit
+from sparkd_plugins.wyoming_wire.frames import Frame, read_frame
 
 EVENT_TYPES = [cls for cls in vars(events).values() if "__sparkd_event__" in getattr(cls, "__dict__", {})]
 MAX_BATCH = 20
@@ -365,6 +369,44 @@ def names(data: bytes) -> None:
         assert verdicts.pop().allowed is not meant
 
 
+class Given(ByteReceiveStream):
+    """A stream of bytes that are all there."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        if not self._data:
+            raise EndOfStream
+        piece, self._data = self._data[:max_bytes], self._data[max_bytes:]
+        return piece
+
+    async def aclose(self) -> None:
+        pass
+
+
+def first_frame(stream: BufferedByteReceiveStream) -> Frame | None:
+    """Return the next frame of a stream that never waits: no event loop is needed."""
+    try:
+        read_frame(stream).send(None)
+    except StopIteration as done:
+        frame: Frame | None = done.value
+        return frame
+    raise AssertionError("it waited")
+
+
+def wyoming(data: bytes) -> None:
+    """Frames of Wyoming: refused, or the same after another trip over the wire."""
+    stream = BufferedByteReceiveStream(Given(data))
+    with contextlib.suppress(RemoteMessageError):
+        while (frame := first_frame(stream)) is not None:
+            again = first_frame(BufferedByteReceiveStream(Given(frame.encode())))
+            assert again == frame, (frame, again)
+            with contextlib.suppress(RemoteMessageError):
+                assert 1 <= frame.number("rate", default=1, lowest=1, highest=9) <= 9
+                assert isinstance(frame.text("text"), str)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "rpc-lines": rpc_lines,
     "link": link,
@@ -376,4 +418,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "secret": secret,
     "params": params,
     "names": names,
+    "wyoming": wyoming,
 }

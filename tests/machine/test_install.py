@@ -133,6 +133,7 @@ def test_a_package_for_the_pi_has_wheels_for_its_python_and_machine(release: str
     tag = f"cpython-{python.replace('.', '')}"
     assert f"{tag}-aarch64-linux-gnu.so" in listed
     assert "x86_64" not in listed
+    assert "./usr/lib/udev/rules.d/60-sparkd-respeaker.rules" in listed
     assert all(
         line.split()[5].startswith(("./usr/", "./opt/")) for line in listed.splitlines()[1:] if len(line.split()[5]) > 6
     )
@@ -148,6 +149,7 @@ def test_make_install_upgrades_and_uninstalls(release: str) -> None:
         installed = it.sh(MAKE.format("install") + " 2>&1", limit_s=240)
         assert "sparkctl init; systemctl enable --now sparkd" in installed
         assert it.sh("stat -c %U:%G:%a /etc/sparkd") == "root:root:755\n"
+        assert "2886" in it.sh("cat /etc/udev/rules.d/60-sparkd-respeaker.rules")
         it.sh("sparkctl init -y --name here && systemctl enable -q --now sparkd")
         it.sh(WAIT)
         assert status(it)["node"] == "here"
@@ -162,4 +164,5 @@ def test_make_install_upgrades_and_uninstalls(release: str) -> None:
         it.sh(MAKE.format("uninstall"))
         assert it.run("systemctl cat sparkd").code != 0
         assert it.run("ls -d /opt/sparkd /usr/local/bin/sparkctl").code == 2
+        assert it.sh("ls /etc/udev/rules.d") == ""
         assert "## mine" in it.sh("cat /etc/sparkd/sparkd.toml; test -e /var/lib/sparkd/node_id")

@@ -96,7 +96,7 @@ BAD_MANIFESTS: list[tuple[str, str, str]] = [
     ('name = "pets"\n', "", "name: missing"),
     ('name = "pets"', "name = 7", "name: a text expected, got 7"),
     ('name = "pets"', 'name = " "', "name: a text expected, got ' '"),
-    ('task = "detect"', 'task = "sing"', "task: one of detect expected, got 'sing'"),
+    ('task = "detect"', 'task = "sing"', "task: one of detect, classify, embed expected, got 'sing'"),
     ('version = "2.1"', "version = 2.1", "version: a text expected, got 2.1"),
     ('version = "2.1"', 'versoin = "2.1"', "unknown key 'versoin'. Did you mean 'version'?"),
     ("width = 64", 'width = "64"', "[input]: width: a whole number from 1 to 8192 expected, got '64'"),
@@ -111,7 +111,11 @@ BAD_MANIFESTS: list[tuple[str, str, str]] = [
     ("mean = [1, 2.5, 3]", "mean = [1, 2]", "[input]: mean: a list of 3 numbers expected, got [1, 2]"),
     ("mean = [1, 2.5, 3]", "mean = [1, nan, 3]", "[input]: mean: a list of 3 numbers expected, got [1, nan, 3]"),
     ("std = [1.0, 2.0, 3.0]", "std = [1.0, 0.0, 3.0]", "[input]: std: a list of 3 numbers above 0.0 expected"),
-    ('decoder = "nanodet"', 'decoder = "yolo"', "[outputs]: decoder: one of nanodet expected, got 'yolo'"),
+    (
+        'decoder = "nanodet"',
+        'decoder = "yolo"',
+        "[outputs]: decoder: one of nanodet, nms-by-class, nms-by-score expected, got 'yolo'",
+    ),
     ('"cls_s{stride}"', '"cls"', "[outputs]: scores: a text with '{stride}' in it expected, got 'cls'"),
     ("strides = [8, 16]", "strides = []", "[outputs]: strides: a list of whole numbers from 1 to 1024 expected"),
     ("strides = [8, 16]", "strides = [8, 0]", "[outputs]: strides: a list of whole numbers from 1 to 1024 expected"),
@@ -129,6 +133,12 @@ BAD_MANIFESTS: list[tuple[str, str, str]] = [
     ('"pets.onnx" = ', '"gone.onnx" = ', "[sha256] 'gone.onnx': the file is missing"),
     ('"pets.onnx" = ', '"." = ', "[sha256] '.': cannot be read: Is a directory"),
     ("[input]", "[input", "not valid TOML"),
+    ("letterbox = true", "letterbox = true\ncrop = 0.9", "[input]: crop: only with letterbox = false"),
+    ("letterbox = true", "letterbox = false\ncrop = 0", "[input]: crop: a number from 0.01 to 1.0 expected, got 0"),
+    ('decoder = "nanodet"', 'decoder = "nms-by-class"', "[outputs]: max_boxes: missing"),
+    ('decoder = "nanodet"', 'decoder = "nms-by-score"', "[outputs]: unknown key 'scores'"),
+    ('task = "detect"', 'task = "classify"', "[thresholds]: max_labels: missing"),
+    ('task = "detect"', 'task = "embed"', "unknown key 'labels'"),
 ]
 
 

@@ -37,7 +37,7 @@ SIDES = st.integers(1, 10_000)
     ],
 )
 def test_a_letterboxed_picture_keeps_its_shape_in_the_middle(
-    width: int, height: int, expected: tuple[int, ...]
+    width: int, height: int, expected: tuple[int, int, int, int]
 ) -> None:
     assert place(width, height, SPEC) == Placement(width, height, *expected)
 

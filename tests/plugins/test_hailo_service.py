@@ -19,17 +19,30 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sparkd import CallError, CallErrorKind, ConfigError, Context, DeviceError, Inference, Privacy, StorageError, Vision
+from sparkd import (
+    CallError,
+    CallErrorKind,
+    ConfigError,
+    Context,
+    DeviceError,
+    Inference,
+    Privacy,
+    StorageError,
+    Troubles,
+    Vision,
+)
 from sparkd_plugins.hailo_inference import sparkd_services
 from sparkd_plugins.hailo_inference.config import HailoInferenceConfig
 from sparkd_plugins.hailo_inference.demo import PICTURES, frames
+from sparkd_plugins.hailo_inference.engine import MAX_WAITING, Engine
 from sparkd_plugins.hailo_inference.folder import ATTEMPTS, Folder
 from sparkd_plugins.hailo_inference.picture import encode
 from sparkd_plugins.hailo_inference.pipeline import Model, open_models
 from sparkd_plugins.hailo_inference.processed import Processed
+from sparkd_plugins.hailo_inference.roster import Roster
 from sparkd_plugins.hailo_inference.service import run
 from sparkd_plugins.hailo_inference.sources import key_of
-from sparkd_plugins.hailo_inference.vision import MAX_WAITING, Engine, Meters, VisionCalls
+from sparkd_plugins.hailo_inference.vision import Meters, VisionCalls
 
 pytestmark = pytest.mark.anyio
 
@@ -73,11 +86,15 @@ class RecordingContext:
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
     handler: VisionCalls | None = None
     warnings: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    told: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
 
     @property
     def log(self) -> RecordingContext:
         return self
+
+    def info(self, event: str, **fields: object) -> None:
+        self.told.append((event, fields))
 
     def warning(self, event: str, **fields: object) -> None:
         self.warnings.append((event, fields))
@@ -226,13 +243,13 @@ async def test_a_folder_that_forbids_moving_is_told_until_it_allows_it(tmp_path:
         await double.until(["a.png"])
         (folder / "b.png").write_bytes(BLACK)
         with anyio.fail_after(10):
-            while len(double.states) < 2:
+            while not double.states:
                 await double.bus.changed.wait()
         (folder / "done").unlink()
         (folder / "c.png").write_bytes(BLACK)
         with anyio.fail_after(10):
-            while "recovered" not in double.states:
-                await double.bus.changed.wait()
+            while "recovered" not in double.states or not (folder / "done" / "c.png").exists():
+                await anyio.sleep(0.02)
 
     assert "does not allow `after = 'move'`" in double.states[0]
     assert (folder / "done" / "c.png").exists()
@@ -244,7 +261,12 @@ async def test_a_file_that_cannot_be_opened_is_told_and_tried_again_later(
     meters = Meters(double.metrics)
     with Processed(double.state_dir / "processed.sqlite") as record:
         watched = Folder(
-            cast("Context[HailoInferenceConfig]", double), folder, cast("Engine", None), meters, processed=record
+            cast("Context[HailoInferenceConfig]", double),
+            folder,
+            cast("Engine", None),
+            meters,
+            record,
+            Troubles(double),
         )
         await watched.take("x" * 300 + ".png")
 
@@ -340,11 +362,13 @@ async def test_a_bad_call_is_told_which_parameter_is_wrong(
 
 async def test_a_runtime_that_fails_makes_a_call_unavailable() -> None:
     model = open_models(HailoInferenceConfig())[0]
-    calls = VisionCalls([Engine(model)], Meters(CollectorRegistry()), max_bytes=1_000_000)
-    model.backend.close()
+    async with anyio.create_task_group() as tasks:
+        roster = Roster([model], load=lambda _: model, roots=(), tasks=tasks)
+        calls = VisionCalls(roster, Meters(CollectorRegistry()), max_bytes=1_000_000)
+        model.backend.close()
 
-    with pytest.raises(CallError, match="unavailable: model nanodet-coco-416 is closed"):
-        await calls.infer(image=BLACK)
+        with pytest.raises(CallError, match="unavailable: model nanodet-coco-416 is closed"):
+            await calls.infer(image=BLACK)
 
 
 async def test_callers_and_the_folder_take_turns_and_the_queue_is_bounded() -> None:
@@ -465,7 +489,8 @@ class Double:
     config = HailoInferenceConfig(watch=folder, after="delete")
     state_dir = state
     metrics = CollectorRegistry()
-    bus = property(lambda self: self)
+    bus = log = property(lambda self: self)
+    def info(self, event, **fields): pass
     async def serve(self, interface, handler): pass
     async def publish(self, event, *, privacy, key):
         with (state / "outbox").open("a") as outbox:

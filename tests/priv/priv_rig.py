@@ -27,7 +27,7 @@ from sparkd.priv.server import Server
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 STAND_IN = Path(__file__).with_name("stand_in.py")
-NAMES = ("systemctl", "systemd-run", "systemd-inhibit", "networkctl", "nmcli", "nft")
+NAMES = ("systemctl", "systemd-run", "systemd-inhibit", "networkctl", "nmcli", "nft", "wg")
 
 
 @dataclass

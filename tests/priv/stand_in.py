@@ -109,12 +109,39 @@ def control(arguments: list[str]) -> None:
         say(f"ActiveState={active}\nMainPID={pid}\nResult={result}\nExecMainStatus={abs(code or 0)}\n")
 
 
+def wireguard(arguments: list[str]) -> None:
+    """Do as wg does with one interface: what it shows are files, a peer that was removed is gone until syncconf."""
+    peers = HERE / "wg-peers"
+    match arguments:
+        case ["show", _, word]:
+            file = HERE / f"wg-{word}"
+            say(file.read_text() if file.exists() else "")
+        case ["showconf", _]:
+            say((HERE / "wg-conf").read_text() if (HERE / "wg-conf").exists() else "")
+        case ["set", _, "peer", key, "remove"]:
+            peers.write_text("".join(line for line in peers.read_text().splitlines(keepends=True) if key not in line))
+        case ["syncconf", _, path]:
+            if (HERE / "wg-fails").exists():
+                (HERE / "wg-fails").unlink()
+                sys.exit("Unable to modify interface: Device or resource busy")
+            config = Path(path).read_text()
+            (HERE / "wg-synced").write_text(config)
+            words = (line.partition("= ")[2] for line in config.splitlines() if line.startswith("PublicKey"))
+            peers.write_text("".join(f"{key}\n" for key in words))
+        case ["set", *_]:
+            return
+
+
 with (HERE / "ran").open("a") as ran:
     ran.write(json.dumps([NAME, *sys.argv[1:]]) + "\n")
 if NAME == "systemd-run":
     run_unit(sys.argv[1:])
 elif NAME == "systemctl":
     control(sys.argv[1:])
+elif NAME == "wg":
+    wireguard(sys.argv[1:])
+elif NAME == "nmcli" and "show" in sys.argv:
+    say((HERE / "nmcli-state").read_text() if (HERE / "nmcli-state").exists() else "10 (unmanaged)\n")
 elif NAME == "systemd-inhibit":
     say((HERE / "inhibitors").read_text() if (HERE / "inhibitors").exists() else "")
 elif NAME == "nft" and "--check" in sys.argv and b"bad" in Path(sys.argv[-1]).read_bytes():

@@ -249,6 +249,8 @@ def test_an_interface_is_restarted_by_its_keeper_and_only_if_listed(priv: Priv) 
     assert "is not among the interfaces" in refusal(priv.ask(InterfaceRestart(interface="wg1"))).message
     assert [[words[0], *(word for word in words[1:] if word[:2] != "--")] for words in priv.ran()] == [
         ["systemctl", "restart", "wg-quick@wg0.service"],
+        ["networkctl", "down", "eth0"],
+        ["networkctl", "up", "eth0"],
         ["networkctl", "reconfigure", "eth0"],
         ["nmcli", "device", "disconnect", "wlan0"],
         ["nmcli", "device", "connect", "wlan0"],

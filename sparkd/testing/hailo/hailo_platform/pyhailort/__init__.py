@@ -1,0 +1,1 @@
+"""The inner package; the real one has the compiled `_pyhailort` here."""
