@@ -2,7 +2,8 @@
 
 An interface is a Protocol class decorated with `@interface("vision")`. Its methods take keyword arguments with
 annotations; one that changes nothing is decorated with `@reads`. A method that returns `AsyncIterator[T]` answers with
-a stream; a parameter annotated `AsyncIterator[T]` is a stream from the caller, and there can be one of them.
+a stream; a parameter annotated `AsyncIterator[T]` is a stream from the caller, and there can be one of them. A method
+whose name Python keeps for itself, or that would hide a type, ends with an underscore: callers see it without.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class MethodSpec:
     """What a method's signature says."""
 
     name: str
+    """What callers call it."""
+    attribute: str
+    """What it is called in Python; see the top of this module."""
     params: type[msgspec.Struct]
     """A struct of the parameters, without the stream one; unknown ones are refused."""
     result: Any
@@ -86,7 +90,7 @@ def interface_spec(cls: type[Any]) -> InterfaceSpec:
         return known
     name = interface_name(cls)
     methods = {
-        attribute: _method_spec(name, attribute, function)
+        attribute.removesuffix("_"): _method_spec(name, attribute, function)
         for attribute, function in vars(cls).items()
         if isinstance(function, types.FunctionType) and not attribute.startswith("_")
     }
@@ -94,7 +98,8 @@ def interface_spec(cls: type[Any]) -> InterfaceSpec:
     return spec
 
 
-def _method_spec(interface_name: str, name: str, function: types.FunctionType) -> MethodSpec:
+def _method_spec(interface_name: str, attribute: str, function: types.FunctionType) -> MethodSpec:
+    name = attribute.removesuffix("_")
     hints = get_type_hints(function, include_extras=True)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     stream_param, item_in = "", None
@@ -118,6 +123,7 @@ def _method_spec(interface_name: str, name: str, function: types.FunctionType) -
     streams_out = get_origin(result) is AsyncIterator
     return MethodSpec(
         name=name,
+        attribute=attribute,
         params=params,
         result=None if streams_out else result,
         item_out=get_args(result)[0] if streams_out else None,

@@ -37,6 +37,9 @@ LAYERS = (
         "shedding_interface",
         "notification",
         "tunnel",
+        "memory",
+        "memory_tier",
+        "embedding",
     },
     {
         "hookspecs",

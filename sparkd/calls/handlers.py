@@ -55,14 +55,16 @@ class Handlers:
     def bind(self, interface: type[I], handler: I) -> None:
         """Answer calls of *interface* with *handler*. Raises TypeError if a method is missing."""
         spec = interface_spec(interface)
-        missing = [name for name in spec.methods if not callable(getattr(handler, name, None))]
+        missing = [
+            one.attribute for one in spec.methods.values() if not callable(getattr(handler, one.attribute, None))
+        ]
         if missing:
             raise TypeError(f"{type(handler).__name__} does not serve {spec.name!r}: it has no {', '.join(missing)}")
         self._bound[spec.name] = {
             name: _Bound(
                 name=f"{spec.name}.{name}",
                 spec=method,
-                function=getattr(handler, name),
+                function=getattr(handler, method.attribute),
                 fields=method.params.__struct_fields__,
                 from_msgpack=msgspec.msgpack.Decoder(method.params).decode,
                 from_json=msgspec.json.Decoder(method.params).decode,

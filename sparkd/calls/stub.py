@@ -80,12 +80,12 @@ class _Stub:
         self._terms = terms
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        spec = self._spec.methods.get(name)
+        spec = self._spec.methods.get(name.removesuffix("_"))
         if spec is None:
             raise AttributeError(f"interface {self._spec.name!r} has no method {name!r}")
         terms = self._terms
         service = f"{terms.service}:" if terms.service else ""
-        address = (f"{terms.node}/" if terms.node else "") + f"{service}{self._spec.name}.{name}"
+        address = (f"{terms.node}/" if terms.node else "") + f"{service}{self._spec.name}.{spec.name}"
         method = _Method(address, spec, self._request, terms)
         bound = method.stream if spec.item_out is not None else method.unary
         setattr(self, name, bound)

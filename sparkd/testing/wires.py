@@ -124,7 +124,7 @@ class _Delivery:
         arguments = {name: getattr(params, name) for name in params.__struct_fields__}
         self.wires.seen.append((self.info.method, arguments))
         with answering(self.info):
-            return encode_body(await getattr(handler, self.spec.name)(**arguments))
+            return encode_body(await getattr(handler, self.spec.attribute)(**arguments))
 
 
 class _Stub:
@@ -134,9 +134,9 @@ class _Stub:
         self._ctx, self._spec, self._node, self._privacy = ctx, interface_spec(interface), node, privacy
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        method = self._spec.methods[name]
+        method = self._spec.methods[name.removesuffix("_")]
         ctx = self._ctx
-        info = CallInfo(f"{self._spec.name}.{name}", ctx.service, ctx.node, self._privacy, None, 10.0)
+        info = CallInfo(f"{self._spec.name}.{method.name}", ctx.service, ctx.node, self._privacy, None, 10.0)
 
         async def call(**params: Any) -> Any:
             return await ctx.wires.carry(info, self._node, method, params)

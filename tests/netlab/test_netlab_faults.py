@@ -17,7 +17,7 @@ from tests.netlab.faults import FAULTS
 from tests.netlab.spaces import require_rig, sweep
 
 pytestmark = pytest.mark.slow
-AT_ONCE = 4
+AT_ONCE = 3
 HEALTHY_S = 300.0
 BY_NAME = {scenario.__name__: scenario for scenario in FAULTS}
 Runs = dict[str, "Future[dict[str, float]]"]
