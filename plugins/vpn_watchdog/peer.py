@@ -124,16 +124,17 @@ class PeerWatch:
     async def run(self, mend: Callable[[PeerWatch], Awaitable[bool]]) -> None:
         """Watch until cancelled, or the peer is gone from an interface that is there."""
         while True:
-            self.hurry = anyio.Event()
+            self.hurry, begun = anyio.Event(), self.parts.now()
             async with self.busy:
                 there = await self.look()
                 self._climbing = there and await mend(self)
             if not there:
                 return
-            with anyio.move_on_after(self._pause_s()):
+            # Counted from probe to probe: a measurement in between may take as long as the interval.
+            with anyio.move_on_after(max(self._interval_s() - (self.parts.now() - begun), AGAIN_S)):
                 await self.hurry.wait()
 
-    def _pause_s(self) -> float:
+    def _interval_s(self) -> float:
         config = self.parts.config
         if self._climbing or 0 < self._missed < 2:  # noqa: PLR2004 - the second one that is missed decides
             return AGAIN_S
