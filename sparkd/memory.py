@@ -13,7 +13,6 @@ from typing import Literal, Protocol
 
 from sparkd.events import event
 from sparkd.interfaces import interface, reads
-from sparkd.memory_tier import MemoryRecord
 from sparkd.privacy import Privacy
 
 MAX_INLINE_BYTES = 1 << 20
@@ -227,13 +226,11 @@ class Memory(Protocol):
         ttl_s: float | None = None,
         soft_ttl_s: float | None = None,
         text: str | None = None,
-        vector: list[float] | None = None,
     ) -> MemoryWritten:
         """Store *value*; answered when it is on disk here, and in its home tier if that answers in time.
 
         *ttl_s*: it is gone after that; *soft_ttl_s*: it is looked at again after that. None: the namespace's own;
-        0: never. *text* is what is searched, by default the value itself where its type is text; *vector* is what
-        `embed` would make of it, for who has made it already.
+        0: never. *text* is what is searched, by default the value itself where its type is text.
         """
         ...
 
@@ -310,6 +307,7 @@ class Memory(Protocol):
     ) -> MemoryFound:
         """Find values by meaning and by words, in *namespaces* (all that the caller may read).
 
+        *vector* is of the model that `embed` has on this node.
         What has expired, is deleted, lacks a tag or may not be read is left out before the best *limit* are taken.
         """
         ...
@@ -338,16 +336,6 @@ class Memory(Protocol):
 
     async def import_(self, *, chunks: AsyncIterator[bytes]) -> MemoryImported:
         """Take an archive. Its records keep their versions, so nothing newer is replaced."""
-        ...
-
-
-@interface("memory-peer")
-class MemoryPeer(Protocol):
-    """What one node's memory asks of another's."""
-
-    @reads
-    async def fetch(self, *, namespace: str, key: str) -> MemoryRecord | None:
-        """Return the newest record that this node knows; what its privacy class keeps here is denied."""
         ...
 
 

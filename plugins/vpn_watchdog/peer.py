@@ -197,9 +197,7 @@ class PeerWatch:
                 tasks.cancel_scope.cancel()
 
     async def _gather(self) -> Evidence:
-        found = await gather(
-            self.parts, self.iface, self.track, name=self.endpoint_name, dialled=self.dialled
-        )
+        found = await gather(self.parts, self.iface, self.track, name=self.endpoint_name, dialled=self.dialled)
         self._gathered = (self.parts.now(), found)
         return found
 
