@@ -324,7 +324,8 @@ class PeerWatch:
         elif diagnosis.word:
             if self.lost_at is None:
                 self.lost_at, self.lost_endpoint = now, self.track.endpoint
-            self.lost_by = diagnosis.word
+            if diagnosis.word != "one-way" or not self.lost_by:  # a peer that comes back is heard before it hears
+                self.lost_by = diagnosis.word
         self._tell_trouble(state, diagnosis)
         if self._told != (state.value, diagnosis.word):
             self._told = (state.value, diagnosis.word)
