@@ -82,6 +82,9 @@ ONE_FILE = {
     "smbus2": {"plugins/power_monitor/i2c_bus.py"},
     "gpiod": {"plugins/power_monitor/gpio_lines.py", "sparkd/testing/gpio.py"},
     "pymodbus": {"plugins/power_monitor/source_modbus.py"},
+    "redis": {"plugins/nas_tier/tier_valkey.py"},
+    "obstore": {"plugins/nas_tier/objects.py"},
+    "psycopg": {"plugins/nas_tier/postgres_link.py"},
     "psutil": {"plugins/node_telemetry/device.py"},
 }
 CORE = sorted((ROOT / "sparkd").rglob("*.py"))

@@ -1,0 +1,62 @@
+"""nas-tier in a real daemon: embedded tiers, the socket, kill -9, and what is in no log."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from sparkd.errors import CallError
+from sparkd.testing import Node, short_folder
+from tests.system.test_budgets import node
+from tests.system.watching import runs, until
+
+CONFIG = """
+[plugins.nas-tier]
+through_s = 5.0
+[plugins.nas-tier.hot]
+max_bytes = 16777216
+[plugins.nas-tier.nas]
+path = "{nas}"
+free_least_bytes = 0
+[plugins.nas-tier.namespaces.news]
+privacy = "shared"
+"""
+
+
+def put(home: Node, key: str, value: bytes, namespace: str = "news") -> dict[str, object]:
+    encoded = base64.b64encode(value).decode()
+    written: dict[str, object] = home.call("memory.put", namespace=namespace, key=key, value=encoded)
+    return written
+
+
+def get(home: Node, key: str, namespace: str = "news") -> bytes | None:
+    entry = home.call("memory.get", namespace=namespace, key=key)
+    return None if entry is None else base64.b64decode(entry["value"])
+
+
+@pytest.mark.timeout(120)
+def test_a_memory_outlives_kills_and_restarts_and_tells_no_values() -> None:
+    secret = b"Zanzibar-4711"
+    with short_folder() as nas, node(CONFIG.format(nas=nas)) as home:
+        home.start()
+        runs(home, "nas-tier")
+        written = [put(home, f"k{number}", b"%d" % number) for number in range(20)]
+        assert all(one["won"] for one in written)
+        assert put(home, "secret", secret, "plans")["tiers"] == ["nas"]
+        large = bytes(range(256)) * 2000
+        put(home, "large", large)
+        home.kill()
+        home.start()
+        runs(home, "nas-tier")
+        assert [get(home, f"k{number}") for number in range(20)] == [b"%d" % number for number in range(20)]
+        assert get(home, "large") == large
+        assert get(home, "secret", "plans") == secret
+        assert [one["key"] for one in home.call("memory.list", namespace="plans")["heads"]] == ["secret"]
+        home.call("memory.delete", namespace="plans", key="secret")
+        assert get(home, "secret", "plans") is None
+        until(lambda: home.call("memory.stats")["tiers"], lambda tiers: all(not one["behind"] for one in tiers))
+        with pytest.raises(CallError, match="namespace"):
+            get(home, "k", "NOT A NAME")
+        home.stop()
+        assert secret not in home.log.read_bytes()
