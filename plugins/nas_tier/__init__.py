@@ -12,7 +12,7 @@ from typing import Any
 from sparkd import Memory, MemoryChanged, Service, Tier, hookimpl
 
 from .config import NasTierConfig
-from .service import run
+from .start import run
 
 
 @hookimpl

@@ -40,7 +40,7 @@ from .syncing import Syncing
 from .writing import Writing
 
 
-async def run(ctx: Context[NasTierConfig], *, task_status: TaskStatus[None]) -> None:
+async def serve(ctx: Context[NasTierConfig], *, task_status: TaskStatus[None]) -> None:
     """Serve the memory until cancelled."""
     async with opened(ctx) as memory:
         await ctx.serve(Memory, Answers(memory.parts))

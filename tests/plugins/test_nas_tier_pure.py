@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import anyio
 import pytest
 from hypothesis import given
@@ -332,3 +335,29 @@ def test_a_vector_is_made_of_length_one_and_what_is_none_is_refused() -> None:
     for wrong in ([0.0, 0.0], [float("nan")], [float("inf")], [1e308, 1e308], [1.0] * 5000):
         with pytest.raises(CallError, match="vector"):
             packed(wrong)
+
+
+def test_a_node_without_the_extra_is_told_what_to_install() -> None:
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "redis":
+            raise ModuleNotFoundError(name="redis")
+sys.meta_path.insert(0, Absent())
+import subprocess
+import sys
+
+import anyio
+from sparkd import DeviceError
+from sparkd_plugins.nas_tier import sparkd_services
+(service,) = sparkd_services()
+async def main():
+    try:
+        await service.run(None, task_status=None)
+    except DeviceError as error:
+        print(error, "|", error.remedy)
+anyio.run(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert ended.stdout == "redis is not installed | pip install 'sparkd[memory]'\n"
