@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -295,6 +295,16 @@ def _power(options: argparse.Namespace) -> int:
     return power.power(options, partial(_ask, options))
 
 
+def _memory(options: argparse.Namespace) -> int:
+    from sparkd.cli import memory  # noqa: PLC0415 - not needed by others
+
+    def results(method: str, params: Mapping[str, Any]) -> Iterator[Any]:
+        with client_of(options) as client:
+            yield from client.results(_method(options, method), params)
+
+    return memory.memory(options, partial(_ask, options), results)
+
+
 def _offline(options: argparse.Namespace) -> int:
     from sparkd.cli import offline  # noqa: PLC0415 - brings the config and its folders
 
@@ -338,6 +348,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "usage": _recorded,
     "audit": _audit,
     "power": _power,
+    "memory": _memory,
     "schema": _schema,
     "config": _config,
     "check": _offline,

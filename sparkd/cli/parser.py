@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparkd.cli import access, audit, examining, fleet, inviting, logs, power, recorded, saving, starting
+from sparkd.cli import access, audit, examining, fleet, inviting, logs, memory, power, recorded, saving, starting
 
 KEY_CHARS = 40
 FAILED, USAGE, NO_DAEMON, BAD_CONFIG, NOT_WELL = 1, 2, 3, 4, 5
@@ -92,6 +92,7 @@ def _looking(commands: Subparsers) -> None:
     access.words(commands)
     audit.words(commands)
     power.words(commands)
+    memory.words(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of a service's config table")
     schema.add_argument("name", metavar="NAME")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 
 from sparkd.errors import CallError
 from sparkd.testing import Node, short_folder
 from tests.system.test_budgets import node
+from tests.system.test_sparkctl import Ctl
 from tests.system.watching import runs, until
 
 CONFIG = """
@@ -60,3 +62,39 @@ def test_a_memory_outlives_kills_and_restarts_and_tells_no_values() -> None:
             get(home, "k", "NOT A NAME")
         home.stop()
         assert secret not in home.log.read_bytes()
+
+
+@pytest.mark.timeout(120)
+def test_sparkctl_memory_keeps_and_gives_and_tells(tmp_path: Path) -> None:
+    with short_folder() as nas, node(CONFIG.format(nas=nas)) as home:
+        home.start()
+        runs(home, "nas-tier")
+        ctl = Ctl(home)
+        written = ctl.json("memory", "put", "plans", "boiler", "was serviced in May", "--tag", "house")
+        assert written["won"]
+        assert ctl("memory", "get", "plans", "boiler").stdout == "was serviced in May"
+        again = ctl("memory", "put", "plans", "boiler", "x", "--if-etag", "0" * 16 + "-" + "0" * 32)
+        assert again.returncode != 0
+        assert "is not what it was" in again.stderr
+        picture = tmp_path / "picture"
+        picture.write_bytes(bytes(range(256)) * 1000)
+        ctl.json("memory", "put", "plans", "picture", "--file", str(picture), "--type", "image/png", "--ttl", "2h")
+        out = tmp_path / "out"
+        assert ctl("memory", "get", "plans", "picture", "--out", str(out)).returncode == 0
+        assert out.read_bytes() == picture.read_bytes()
+        assert [one["key"] for one in ctl.json("memory", "list", "plans")] == ["boiler", "picture"]
+        assert [one["key"] for one in ctl.json("memory", "list", "plans", "--tag", "house")] == ["boiler"]
+        until(lambda: ctl.json("memory", "search", "serviced")["matches"], len)
+        assert "boiler" in ctl("memory", "search", "serviced").stdout
+        assert len(ctl.json("memory", "history", "plans", "boiler")) == 1
+        assert "nas" in ctl("memory").stdout
+        archive = tmp_path / "archive"
+        assert ctl("memory", "export", str(archive)).returncode == 0
+        assert archive.read_bytes().startswith(b"sparkd-memory-1\n")
+        assert archive.stat().st_mode & 0o777 == 0o600
+        ctl.json("memory", "delete", "plans", "boiler")
+        gone = ctl("memory", "get", "plans", "boiler")
+        assert (gone.returncode, gone.stdout) == (1, "")
+        assert "nothing stands" in gone.stderr
+        assert ctl("memory", "put", "plans", "k").returncode != 0
+        assert ctl("memory", "get", "NO", "k").returncode != 0
