@@ -63,6 +63,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONE_FILE = {
     "onnxruntime": {
         "plugins/hailo_inference/device.py",
+        "plugins/text_embedding/device_onnx.py",
         "sparkd/testing/hailo/hailo_platform/pyhailort/engine.py",
     },
     "hailo_platform": {"plugins/hailo_inference/device_hailo.py"},
@@ -82,6 +83,7 @@ ONE_FILE = {
     "smbus2": {"plugins/power_monitor/i2c_bus.py"},
     "gpiod": {"plugins/power_monitor/gpio_lines.py", "sparkd/testing/gpio.py"},
     "pymodbus": {"plugins/power_monitor/source_modbus.py"},
+    "tokenizers": {"plugins/text_embedding/device_onnx.py"},
     "redis": {"plugins/nas_tier/tier_valkey.py"},
     "obstore": {"plugins/nas_tier/objects.py"},
     "psycopg": {"plugins/nas_tier/postgres_link.py"},

@@ -98,3 +98,17 @@ def test_sparkctl_memory_keeps_and_gives_and_tells(tmp_path: Path) -> None:
         assert "nothing stands" in gone.stderr
         assert ctl("memory", "put", "plans", "k").returncode != 0
         assert ctl("memory", "get", "NO", "k").returncode != 0
+
+
+@pytest.mark.timeout(120)
+def test_what_means_the_same_is_found_where_texts_are_embedded() -> None:
+    with short_folder() as nas, node(CONFIG.format(nas=nas) + "\n[plugins.text-embedding]\n") as home:
+        home.start()
+        runs(home, "nas-tier")
+        runs(home, "text-embedding")
+        ctl = Ctl(home)
+        for key, text in (("cat", "The kitten sleeps on the sofa"), ("money", "Share prices fell again today")):
+            ctl.json("memory", "put", "plans", key, text)
+        found = until(lambda: ctl.json("memory", "search", "a cat takes a nap"), lambda one: len(one["matches"]) == 2)
+        assert found["by"] == ["vectors", "words"]
+        assert found["matches"][0]["head"]["key"] == "cat"
