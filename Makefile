@@ -52,8 +52,9 @@ uninstall: ## Remove what install put there; config and state stay.
 deb: $(VENV)/.run ## Build a Debian package into dist/. ARCH=arm64, RELEASE=trixie, REVISION=2.
 	@$(BIN)/python .ci/deb.py $(if $(ARCH),--arch $(ARCH)) $(if $(RELEASE),--release $(RELEASE)) $(if $(REVISION),--revision $(REVISION))
 
-soak: $(VENV)/.dev ## The long runs: 1,000 kills, 1 GB of backlog, chaos for 2 hours, fuzzing for one, tunnels for one (as root). Results go to benchmarks/results/.
+soak: $(VENV)/.dev ## The long runs: 1,000 kills, 500 of the memory, 1 GB of backlog, chaos for 2 hours, fuzzing for one, tunnels for one (as root). Results go to benchmarks/results/.
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
+	@SPARKD_MEMORY_KILLS=500 $(BIN)/python -m pytest -q tests/system/test_memory_kills.py
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
 	@$(MAKE) -s fuzz
 	@$(BIN)/python benchmarks/tunnel_soak.py $(TUNNEL)
