@@ -24,6 +24,7 @@ SOCKET_MOST = 100
 AGAIN_LEAST_S, AGAIN_MOST_S = 0.05, 30.0
 WELL_S = 10.0
 END_S = 3.0
+UP_S = 2.0
 
 
 def find_server() -> Path:
@@ -57,7 +58,7 @@ def arguments(program: Path, folder: Path, config: ValkeyConfig) -> list[str]:
 
 @asynccontextmanager
 async def embedded(config: ValkeyConfig, *, state_dir: Path, log: Log) -> AsyncIterator[Path]:
-    """Run a Valkey as long as the block lasts; its socket's path is given at once, also if it is not up yet.
+    """Run a Valkey as long as the block lasts; its socket's path is given also if it is not up within two seconds.
 
     Raises DeviceError if there is no program for it.
     """
@@ -68,6 +69,9 @@ async def embedded(config: ValkeyConfig, *, state_dir: Path, log: Log) -> AsyncI
     await anyio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep, arguments(program, folder, config), folder, log)
+        with anyio.move_on_after(UP_S):  # so that the first calls do not find nobody; usually 0.06 s
+            while not await anyio.Path(folder / "s").is_socket():
+                await anyio.sleep(0.01)
         try:
             yield folder / "s"
         finally:
