@@ -70,7 +70,7 @@ async def embedded(config: ValkeyConfig, *, state_dir: Path, log: Log) -> AsyncI
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep, arguments(program, folder, config), folder, log)
         with anyio.move_on_after(UP_S):  # so that the first calls do not find nobody; usually 0.06 s
-            while not await anyio.Path(folder / "s").is_socket():
+            while not await anyio.Path(folder / "s").is_socket():  # noqa: ASYNC110 - it tells nobody
                 await anyio.sleep(0.01)
         try:
             yield folder / "s"
