@@ -308,6 +308,9 @@ class PeerWatch:
         fresh = self.lost_at is None and not self.iface.error and now - self._gathered[0] < JUST_S
         evidence = self._gathered[1] if fresh else await self._gather()
         found = diagnose(replace(evidence, receiving=self.receiving(), reset_in_vain=vain))
+        if fresh and found.word == "no-answer":  # "nobody listens" is said once a second (icmp(7)): the probes had it
+            evidence = await self._gather()
+            found = diagnose(replace(evidence, receiving=self.receiving(), reset_in_vain=vain))
         if found.word == "endpoint-moved" and self._found[1].word != found.word:
             self.ladder.again("re-resolve")
         self._found = (self.parts.now(), found)
