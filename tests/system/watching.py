@@ -16,6 +16,8 @@ from sparkd.testing import Node
 
 T = TypeVar("T")
 LOOK_S = 0.03
+# How much longer than a test says it may take: machines that are emulated, or shared, are that much slower.
+PATIENCE = float(os.environ.get("SPARKD_TEST_PATIENCE", "1"))
 
 HEAD = """\
 import os, sys, time
@@ -40,7 +42,7 @@ BUSY = "task_status.started()\nawait anyio.sleep(0.2)\nwhile True:\n    pass"
 
 def until(look: Callable[[], T], wanted: Callable[[T], object], *, limit_s: float = 10.0) -> T:
     """Look again and again until what is seen is *wanted*; return it."""
-    deadline = time.monotonic() + limit_s
+    deadline = time.monotonic() + limit_s * PATIENCE
     while True:
         seen = look()
         if wanted(seen):
