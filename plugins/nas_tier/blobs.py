@@ -129,11 +129,12 @@ class Blobs:
                 yield chunk
 
     def _note(self, source: Place | None, record: MemoryRecord, error: CallError) -> None:
-        if source is not None and error.data.get("error") == "damaged":
+        what = error.data.get("error")
+        if source is not None and (what == "damaged" or (what == "missing" and source.level > 1)):
             self.found_hurt(source, record)
 
     def found_hurt(self, place: Place, record: MemoryRecord) -> None:
-        """Note that *place* has a damaged copy of the value of *record*."""
+        """Note that *place* has a damaged copy of the value of *record*, or none."""
         if (place.name, record.digest) not in {(other.name, one.digest) for other, one in self.hurt}:
             self.hurt.append((place, record))
         self.hurts.set()
@@ -144,7 +145,15 @@ class Blobs:
         self.hurt = deque((one for one in self.hurt if (one[0], one[1].digest) != (place, record.digest)), HURT_MOST)
 
     async def heal(self, place: Place, record: MemoryRecord) -> None:
-        """Put a good copy in the place of a damaged one. Raises CallError if nobody has one, or *place* refuses."""
+        """Put a good copy in the place of a damaged or lost one, if *place* holds the key at all.
+
+        Raises CallError if nobody has a good one, or *place* refuses.
+        """
+        namespace, key = record.namespace, record.key
+        named = await place.ask("get", lambda tier: tier.get(namespace=namespace, key=key))
+        if named is None:
+            self.give_up(place, record)
+            return
         await self.bring(place, record)
         self.give_up(place, record)
         self._counts.healed += 1

@@ -26,6 +26,7 @@ from sparkd.testing.wires import Lines
 from sparkd_plugins.nas_tier.clock import version_of, wall_ms
 from sparkd_plugins.nas_tier.tier_valkey import ValkeyTier, open_valkey
 from sparkd_plugins.nas_tier.valkey_config import ValkeyConfig
+from tests.plugins.servers import certificates
 
 NODE = "a" * 32
 SMALL: dict[str, Any] = {"max_bytes": 16 << 20, "timeout_s": 5.0}
@@ -376,31 +377,6 @@ def test_a_wrong_password_is_said_and_none_is_shown() -> None:
                     assert "`password`" in caught.value.data["remedy"]
 
     anyio.run(main)
-
-
-def certificates(folder: Path) -> None:
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    openssl(
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-        "-subj",
-        "/CN=home",
-        "-days",
-        "2",
-    )
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "it.key", "-out", "it.csr", "-subj", "/CN=127.0.0.1")
-    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1")
-    sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-days", "2")
-    openssl("x509", "-req", "-in", "it.csr", "-out", "it.pem", *sign)
 
 
 def test_a_server_is_reached_by_tls_and_trusted_only_by_its_authority(tmp_path: Path) -> None:
