@@ -68,6 +68,10 @@ class Inbox:
         self._finished = False
         self._error: Exception | None = None
 
+    def begin(self) -> None:
+        """Tell the sender of the first window, where it does not know it."""
+        self._grant(self._credit)
+
     def put(self, n: int, body: bytes) -> None:
         """Take item *n*. Raises RemoteMessageError if it is not the next, or was not allowed."""
         if n != self._expected or self._finished:

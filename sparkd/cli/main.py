@@ -302,7 +302,11 @@ def _memory(options: argparse.Namespace) -> int:
         with client_of(options) as client:
             yield from client.results(_method(options, method), params)
 
-    return memory.memory(options, partial(_ask, options), results)
+    def send(method: str, params: Mapping[str, Any], items: Iterator[Any]) -> Any:
+        with client_of(options) as client:
+            return client.send(_method(options, method), params, items)
+
+    return memory.memory(options, memory.Calls(partial(_ask, options), results, send))
 
 
 def _offline(options: argparse.Namespace) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparkd.cli.logs import span_s
 
@@ -19,11 +21,22 @@ if TYPE_CHECKING:
 
     from sparkd.cli.parser import Subparsers
 
-Ask = Callable[..., Any]
-Results = Callable[[str, Mapping[str, Any]], Iterator[Any]]
 PUT_MOST = 700 * 1024
-"""Bytes of a value that fit into one line of the socket (1 MiB) in base64."""
+"""Bytes of a value that fit into one line of the socket (1 MiB) in base64; a larger one is streamed."""
+CHUNK_BYTES = 256 * 1024
+"""Of a stream, as `sparkd.CHUNK_BYTES`: what has that would take longer to import than most commands run."""
 PLAIN_TYPES = ("text/", "application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """How the daemon is asked."""
+
+    ask: Callable[..., Any]
+    results: Callable[[str, Mapping[str, Any]], Iterator[Any]]
+    send: Callable[[str, Mapping[str, Any], Iterator[Any]], Any]
+
+
 BREAKER_STYLE = {"closed": "green", "half-open": "yellow", "open": "red"}
 
 
@@ -59,6 +72,8 @@ def words(commands: Subparsers) -> None:
     export = verbs.add_parser("export", help="write everything that you may read into an archive")
     export.add_argument("file", type=Path, metavar="FILE")
     export.add_argument("--in", dest="namespaces", action="append", metavar="NAMESPACE")
+    take = verbs.add_parser("import", help="take an archive; nothing newer is replaced")
+    take.add_argument("file", type=Path, metavar="FILE")
 
 
 def _key(parser: argparse.ArgumentParser) -> None:
@@ -66,14 +81,14 @@ def _key(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY")
 
 
-def memory(options: argparse.Namespace, ask: Ask, results: Results) -> int:
+def memory(options: argparse.Namespace, calls: Calls) -> int:
     """Ask and print. Raises CallError, OSError."""
     verb = options.verb or "stats"
     if verb == "export":
-        return _export(options, results)
+        return _export(options, calls)
     if verb == "get":
-        return _get(options, ask, results)
-    answer, shape = _asked(verb, options, ask)
+        return _get(options, calls)
+    answer, shape = (_import(options, calls), _imported) if verb == "import" else _asked(verb, options, calls)
     if options.json:
         print(json.dumps(answer))
         return 0
@@ -83,62 +98,79 @@ def memory(options: argparse.Namespace, ask: Ask, results: Results) -> int:
     return 0
 
 
-def _asked(verb: str, options: argparse.Namespace, ask: Ask) -> tuple[Any, Callable[[Any], RenderableType]]:
+def _asked(verb: str, options: argparse.Namespace, calls: Calls) -> tuple[Any, Callable[[Any], RenderableType]]:
+    ask = calls.ask
     if verb == "stats":
         return ask("memory.stats"), _stats
     if verb == "search":
         given = {"text": options.text, "namespaces": options.namespaces, "limit": options.limit}
         return ask("memory.search", **given), _found
     if verb == "list":
-        return _listed(options, ask), _heads
+        return _listed(options, calls), _heads
     where = {"namespace": options.namespace, "key": options.key}
     if verb == "history":
         return ask("memory.history", **where), _heads
     if verb == "invalidate":
         return ask("memory.invalidate", **where), lambda count: f"{count} hot copies were forgotten"
-    return _put(options, ask) if verb == "put" else ask("memory.delete", **where), _written
+    return _put(options, calls) if verb == "put" else ask("memory.delete", **where), _written
 
 
-def _listed(options: argparse.Namespace, ask: Ask) -> list[Any]:
+def _listed(options: argparse.Namespace, calls: Calls) -> list[Any]:
     heads, cursor = [], ""
     while True:
         given = {"namespace": options.namespace, "prefix": options.prefix, "tags": options.tags}
-        page = ask("memory.list", **given, cursor=cursor, limit=500)
+        page = calls.ask("memory.list", **given, cursor=cursor, limit=500)
         heads += page["heads"]
         cursor = page["cursor"]
         if not cursor:
             return heads
 
 
-def _put(options: argparse.Namespace, ask: Ask) -> Any:
+def _put(options: argparse.Namespace, calls: Calls) -> Any:
     if (options.value is None) == (options.file is None):
         raise SystemExit("sparkctl: memory put: give a TEXT or --file, and not both")
+    with _source(options) as source:
+        value = source.read(PUT_MOST + 1)
+        usual = "application/octet-stream" if options.file else "text/plain"
+        given = {
+            "namespace": options.namespace,
+            "key": options.key,
+            "content_type": options.content_type or usual,
+            "tags": options.tags,
+            "ttl_s": options.ttl,
+        }
+        if len(value) > PUT_MOST and options.if_etag is None:
+            return calls.send("memory.write", given, _lines(source, value))
+        given["value"] = base64.b64encode(value).decode()
+        if options.if_etag is None:
+            return calls.ask("memory.put", **given)
+        if len(value) > PUT_MOST:
+            raise SystemExit(f"sparkctl: memory put: with --if-etag a value has {PUT_MOST} bytes at the most")
+        return calls.ask("memory.cas", **given, etag=options.if_etag)
+
+
+def _source(options: argparse.Namespace) -> BinaryIO:
     if options.value is not None:
-        value = options.value.encode()
-    elif options.file == "-":
-        value = sys.stdin.buffer.read(PUT_MOST + 1)
-    else:
-        with Path(options.file).open("rb") as file:
-            value = file.read(PUT_MOST + 1)
-    if len(value) > PUT_MOST:
-        raise SystemExit(f"sparkctl: memory put: at most {PUT_MOST} bytes go through the socket at once")
-    usual = "application/octet-stream" if options.file else "text/plain"
-    given = {
-        "namespace": options.namespace,
-        "key": options.key,
-        "value": base64.b64encode(value).decode(),
-        "content_type": options.content_type or usual,
-        "tags": options.tags,
-        "ttl_s": options.ttl,
-    }
-    if options.if_etag is not None:
-        return ask("memory.cas", **given, etag=options.if_etag)
-    return ask("memory.put", **given)
+        return io.BytesIO(options.value.encode())
+    return os.fdopen(os.dup(sys.stdin.fileno()), "rb") if options.file == "-" else open(options.file, "rb")  # noqa: PTH123 - who calls closes it
 
 
-def _get(options: argparse.Namespace, ask: Ask, results: Results) -> int:
+def _lines(source: BinaryIO, begin: bytes = b"") -> Iterator[str]:
+    """Return *begin* and what is left in *source*, as items of a stream."""
+    for at in range(0, len(begin), CHUNK_BYTES):
+        yield base64.b64encode(begin[at : at + CHUNK_BYTES]).decode()
+    while chunk := source.read(CHUNK_BYTES):
+        yield base64.b64encode(chunk).decode()
+
+
+def _import(options: argparse.Namespace, calls: Calls) -> Any:
+    with options.file.open("rb") as file:
+        return calls.send("memory.import", {}, _lines(file))
+
+
+def _get(options: argparse.Namespace, calls: Calls) -> int:
     where = {"namespace": options.namespace, "key": options.key}
-    entry = ask("memory.get", **where)
+    entry = calls.ask("memory.get", **where)
     if entry is None:
         print(f"nothing stands under {options.key!r} in {options.namespace!r}", file=sys.stderr)
         return 1
@@ -147,7 +179,7 @@ def _get(options: argparse.Namespace, ask: Ask, results: Results) -> int:
         return 0
     if entry["stale"]:
         print(f"it may be old: {entry['reason']}", file=sys.stderr)
-    parts = (base64.b64decode(item) for item in results("memory.read", where))
+    parts = (base64.b64decode(item) for item in calls.results("memory.read", where))
     if options.out is not None:
         _write_whole(options.out, parts)
         return 0
@@ -171,8 +203,8 @@ def _show(head: Mapping[str, Any], parts: Iterator[bytes]) -> None:
         print(f"{size(head['size'])} of {safe(head['content_type'])}; --out FILE keeps it")
 
 
-def _export(options: argparse.Namespace, results: Results) -> int:
-    items = results("memory.export", {"namespaces": options.namespaces})
+def _export(options: argparse.Namespace, calls: Calls) -> int:
+    items = calls.results("memory.export", {"namespaces": options.namespaces})
     count = _write_whole(options.file, (base64.b64decode(item) for item in items))
     print(json.dumps({"bytes": count}) if options.json else f"{options.file}: {count} bytes")
     return 0
@@ -199,6 +231,11 @@ def _written(answer: Mapping[str, Any]) -> str:
     later = f"; {', '.join(answer['pending'])} when it answers" if answer["pending"] else ""
     lost = "" if answer["won"] else "; a newer version stands, so it is history"
     return f"{answer['etag']} in {there}{later}{lost}"
+
+
+def _imported(answer: Mapping[str, Any]) -> str:
+    older = f"; {answer['newer_here']} were older than what is here, and are history" if answer["newer_here"] else ""
+    return f"{answer['records']} versions, {answer['bytes']} bytes{older}"
 
 
 def _heads(answer: list[Mapping[str, Any]]) -> RenderableType:

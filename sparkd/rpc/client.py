@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,6 +69,43 @@ class Client:
             return self._items(result["stream"])
         return iter((result,))
 
+    def send(self, method: str, params: Mapping[str, Any] | None, items: Iterable[Any]) -> Any:
+        """Call *method* and send *items* along, as it takes them; return its result.
+
+        Raises what `call` raises, and what *items* raises, after the daemon was told that it broke off. The limit is
+        for each answer of the daemon, not for the whole.
+        """
+        number, credit, sent = self._send(method, params, stream=True), 0, 0
+        source: Iterator[Any] | None = iter(items)
+        while True:
+            if source is not None and credit:
+                source = self._send_next(number, sent, source)
+                credit, sent = credit - 1, sent + 1
+                continue
+            message = self._read()
+            given = message.get("params") or {}
+            if message.get("method") == "stream.credit" and given.get("request") == number:
+                credit += int(given["credit"])
+            elif "method" in message:
+                self._notifications.append(message)
+            elif message.get("id") in (number, None):
+                if "error" in message:
+                    raise _error(message["error"])
+                return message.get("result")
+
+    def _send_next(self, number: int, n: int, source: Iterator[Any]) -> Iterator[Any] | None:
+        """Send the next item of *source*, or its end; return it if there is more."""
+        try:
+            item = next(source)
+        except StopIteration:
+            self._notify("stream.end", request=number)
+            return None
+        except BaseException as error:
+            self._notify("stream.end", request=number, error=type(error).__name__)
+            raise
+        self._notify("stream.item", request=number, n=n, item=item)
+        return source
+
     def _items(self, stream: int) -> Iterator[Any]:
         others: list[dict[str, Any]] = []
         limit = self._socket.gettimeout()
@@ -90,12 +127,18 @@ class Client:
                 self._socket.settimeout(limit)
             self._notifications += others
 
-    def _send(self, method: str, params: Mapping[str, Any] | None) -> int:
+    def _send(self, method: str, params: Mapping[str, Any] | None, *, stream: bool = False) -> int:
         number = next(self._ids)
-        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": dict(params or {})}
-        with contextlib.suppress(BrokenPipeError):  # it closed; why, it may have said, and that is still to be read
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        meta = {"meta": {"stream": True}} if stream else {}
+        self._write({"jsonrpc": "2.0", "id": number, "method": method, "params": dict(params or {}), **meta})
         return number
+
+    def _notify(self, method: str, **params: Any) -> None:
+        self._write({"jsonrpc": "2.0", "method": method, "params": params})
+
+    def _write(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it closed; why, it may have said, and that is still to be read
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def notifications(self, *, forever: bool = True) -> Iterator[dict[str, Any]]:
         """Iterate over the notifications that come, without a time limit if *forever*."""

@@ -38,6 +38,7 @@ from sparkd.rpc.limits import RpcLimits
 from sparkd.rpc.lines import Lines
 from sparkd.rpc.outlet import Outlet
 from sparkd.rpc.peer import Peer
+from sparkd.rpc.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class Connection:
         self._next: Message | list[Message | Refusal]
         self._worker = setting.tasks.create_task(self._work())
         self.outlet = Outlet(transport, setting.limits, self._count_slow)
+        self.uploads = Uploads(self.outlet.write, most=setting.limits.max_streams)
 
     def received(self, arrived: bytes) -> None:
         """Take bytes from the client."""
@@ -129,12 +131,13 @@ class Connection:
         while self._waiting and self._in_flight < limits.max_in_flight and not self.outlet.full:
             self._begin(self._waiting.popleft())
         self._pause(bool(self._waiting))
-        if self._over and not self._waiting and not self._in_flight and not self._streams:
+        if self._over and not self._waiting and not self._in_flight and not self._streams and not self.uploads.any:
             self._transport.close()  # after what is written has been read
 
     def no_more(self) -> None:
         """Learn that the client sends nothing more: answer what it asked, end its streams, close."""
         self._over = True
+        self.uploads.no_more()
         for stream in self._streams.values():
             stream.scope.cancel()
         self.go_on()
@@ -161,6 +164,7 @@ class Connection:
             held.refused = held.refused or refusal(self, held.message)
             if held.refused is not None:
                 held.scope.cancel()
+        self.uploads.judge(lambda message: refusal(self, message))
 
     def _begin(self, line: bytes | None) -> None:
         setting = self._setting
@@ -169,6 +173,8 @@ class Connection:
         except Refusal as refusal:
             setting.counts.malformed += 1
             self.outlet.write(refusal_line(refusal))
+            return
+        if isinstance(parsed, Message) and (self.uploads.take(parsed) or not self._expects(parsed)):
             return
         self._in_flight += 1
         setting.counts.messages += 1 if isinstance(parsed, Message) else len(parsed)
@@ -179,6 +185,16 @@ class Connection:
         else:
             self._last_task += 1
             self._tasks[self._last_task] = setting.tasks.create_task(self._aside(self._last_task, parsed))
+
+    def _expects(self, message: Message) -> bool:
+        """Expect the stream of *message*, if it sends one: items may be right behind it. Return whether it is taken."""
+        try:
+            if message.streams:
+                self.uploads.open(message)
+        except CallError as error:
+            self.outlet.write(refusal_line(Refusal.of(error, message.id or b"null")))
+            return False
+        return True
 
     def _checked_line(self, line: bytes | None) -> bytes:
         if line is None:
@@ -217,6 +233,9 @@ class Connection:
             self.go_on()
 
     async def _single(self, message: Message) -> None:
+        if message.streams:
+            self._in_flight -= 1  # what it waits for comes on lines that must be read; it has a bound of its own
+            self.go_on()
         try:
             reply = await self._answer(message)
             if reply.items is not None:
@@ -226,6 +245,10 @@ class Connection:
         except CallError as error:
             if message.id is not None:
                 self.outlet.write(refusal_line(Refusal.of(error, message.id)))
+        finally:
+            if message.streams:
+                self._in_flight += 1
+                self.uploads.close(message)  # before it is released: then the connection may close
 
     async def _answer(self, message: Message) -> Reply:
         """Answer *message*; a bug of ours costs this one answer, not the daemon. Raises CallError."""
@@ -256,6 +279,8 @@ class Connection:
 
     async def _in_batch(self, message: Message) -> bytes:
         try:
+            if message.streams:
+                raise _no_batch(f"{message.method} sends a stream")
             reply = await self._answer(message)
             await _refuse_stream(message, reply)
             return b"" if message.id is None else _line(message.id, reply)
@@ -338,8 +363,11 @@ class Connection:
 async def _refuse_stream(message: Message, reply: Reply) -> None:
     if reply.items is not None:
         await close_items(reply.items)
-        text = f"{message.method} answers with a stream, which has no place in a batch"
-        raise CallError(CallErrorKind.INVALID_PARAMS, text, field="method")
+        raise _no_batch(f"{message.method} answers with a stream")
+
+
+def _no_batch(what: str) -> CallError:
+    return CallError(CallErrorKind.INVALID_PARAMS, f"{what}, which has no place in a batch", field="method")
 
 
 def _line(call_id: bytes, reply: Reply) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 from weakref import WeakSet
 
@@ -94,7 +95,7 @@ class Door:
         """Answer *message* of *client*. Raises CallError."""
         wanted, known, params = self._wanted(message.method, message.params)
         verdict = self._access().judge(client.peer, wanted)
-        call = _call(client, message, known)
+        call, message = _call(client, message, known), replace(message, params=params)
         if not verdict.allowed:
             if self._audit is not None:
                 self._audit.client_refused(client.peer, call, params, verdict.rule)
@@ -105,15 +106,15 @@ class Door:
         if message.method == CANCEL:
             return Reply(b"true" if client.cancel_stream(_stream_of(message)) else b"false", trusted=True)
         if wanted.reads or self._audit is None or not self._audit.wants(wanted.name):
-            return await self._make(client, call, params)
-        return await self._recorded(self._audit, client, call, params, verdict.rule)
+            return await self._make(client, message, call)
+        return await self._recorded(self._audit, client, message, call, verdict.rule)
 
-    async def _recorded(self, audit: Audit, client: Connection, call: Call, params: bytes, rule: str) -> Reply:
+    async def _recorded(self, audit: Audit, client: Connection, message: Message, call: Call, rule: str) -> Reply:
         """Make a call that changes something; it is recorded before this returns."""
         call = msgspec.structs.replace(call, trace=call.trace or new_trace())
         began_s, outcome = time.monotonic(), "cancelled"
         try:
-            reply = await self._make(client, call, params)
+            reply = await self._make(client, message, call)
             outcome = "ok" if reply.items is None else "stream"
         except CallError as error:
             outcome = error.kind.value
@@ -122,13 +123,16 @@ class Door:
             outcome = "failed"
             raise
         finally:
-            await audit.client_called(client.peer, call, params, rule=rule, outcome=outcome, began_s=began_s)
+            await audit.client_called(client.peer, call, message.params, rule=rule, outcome=outcome, began_s=began_s)
         return reply
 
-    async def _make(self, client: Connection, call: Call, params: bytes) -> Reply:
+    async def _make(self, client: Connection, message: Message, call: Call) -> Reply:
+        items = client.uploads.items(message)
+        if items is not None:
+            self._streaming.add(client)
         with asked_by(client.peer):
             # Between the verdict and the router's own look nothing waits, so both mean the same service.
-            answer = await self._router.call(call, params, kind="rpc")
+            answer = await self._router.call(call, message.params, items, kind="rpc")
         if not isinstance(answer, Result):
             self._streaming.add(client)
             served_by = getattr(answer, "served_by", "")
@@ -184,7 +188,7 @@ def _denied(peer: Peer, method: str, verdict: Verdict) -> CallError:
 
 
 def _call(client: Connection, message: Message, known: MethodManifest | None) -> Call:
-    streams = known is not None and known.stream in {"out", "both"}
+    streams = message.streams or (known is not None and known.stream in {"out", "both"})
     return Call(
         method=message.method,
         deadline_s=message.deadline_s or (MAX_DEADLINE_S if streams else DEADLINE_S),

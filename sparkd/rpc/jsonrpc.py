@@ -4,7 +4,8 @@ Parameters and results are never decoded here: they stay JSON text from the sock
 types, and back. Only their place in the line is found, which also proves that they are JSON.
 
 Beyond the specification: parameters go by name only, and a request may carry a member `meta` with `privacy`,
-`deadline_s` and `trace` of the call. The answer's member `served_by` names who gave it, unless it was this node's core.
+`deadline_s` and `trace` of the call, and with `stream` if items follow (`uploads.py`). The answer's member `served_by`
+names who gave it, unless it was this node's core.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Meta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     deadline_s: float | None = None
     trace: str | None = None
     """32 hex digits."""
+    stream: bool = False
+    """Whether items follow."""
 
 
 class _Wire(msgspec.Struct):
@@ -67,6 +70,8 @@ class Message:
     privacy: Privacy | None = None
     deadline_s: float | None = None
     trace: bytes | None = None
+    streams: bool = False
+    """Whether items follow, each a notification."""
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
@@ -135,8 +140,7 @@ def _parse_message(text: bytes) -> Message:
         raise Refusal(INVALID_REQUEST, 'the member "jsonrpc" must be "2.0"', call_id=answer_to)
     if not isinstance(wire.method, str):
         raise Refusal(INVALID_REQUEST, 'the member "method" must be a string', call_id=answer_to)
-    privacy, deadline_s, trace = _meta(wire, answer_to)
-    return Message(wire.method, _params(wire, answer_to), call_id, privacy, deadline_s, trace)
+    return _message(wire, wire.method, call_id, answer_to)
 
 
 def _call_id(wire: _Wire) -> bytes | None:
@@ -163,9 +167,10 @@ def _params(wire: _Wire, call_id: bytes) -> bytes:
     return params
 
 
-def _meta(wire: _Wire, call_id: bytes) -> tuple[Privacy | None, float | None, bytes | None]:
+def _message(wire: _Wire, method: str, call_id: bytes | None, answer_to: bytes) -> Message:
+    params = _params(wire, answer_to)
     if wire.meta is msgspec.UNSET:
-        return None, None, None
+        return Message(method, params, call_id)
     try:
         meta = _decode_meta(bytes(wire.meta))
         privacy = None if meta.privacy is None else Privacy.parse(meta.privacy)
@@ -174,8 +179,9 @@ def _meta(wire: _Wire, call_id: bytes) -> tuple[Privacy | None, float | None, by
         if meta.trace is not None and not _TRACE.fullmatch(meta.trace):
             raise ValueError("trace must be 32 hex digits")
     except MALFORMED as error:
-        raise Refusal(INVALID_REQUEST, f'the member "meta": {error}', call_id=call_id) from None
-    return privacy, meta.deadline_s, None if meta.trace is None else bytes.fromhex(meta.trace)
+        raise Refusal(INVALID_REQUEST, f'the member "meta": {error}', call_id=answer_to) from None
+    trace = None if meta.trace is None else bytes.fromhex(meta.trace)
+    return Message(method, params, call_id, privacy, meta.deadline_s, trace, meta.stream)
 
 
 def result_line(call_id: bytes, body: bytes, *, served_by: str = "") -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,33 @@ def test_sparkctl_memory_keeps_and_gives_and_tells(tmp_path: Path) -> None:
         assert "nothing stands" in gone.stderr
         assert ctl("memory", "put", "plans", "k").returncode != 0
         assert ctl("memory", "get", "NO", "k").returncode != 0
+
+
+@pytest.mark.timeout(120)
+def test_sparkctl_memory_streams_what_is_large_and_takes_archives_back(tmp_path: Path) -> None:
+    film, archive, out = tmp_path / "film", tmp_path / "archive", tmp_path / "out"
+    film.write_bytes(random.Random(1).randbytes(20_000_000))
+    with short_folder() as nas, node(CONFIG.format(nas=nas)) as home:
+        home.start()
+        runs(home, "nas-tier")
+        ctl = Ctl(home)
+        written = ctl.json("memory", "put", "plans", "film", "--file", str(film), "--type", "video/mp4")
+        assert written["won"]
+        ctl.json("memory", "put", "plans", "boiler", "serviced")
+        assert ctl("memory", "export", str(archive)).returncode == 0
+    with short_folder() as nas, node(CONFIG.format(nas=nas)) as home:
+        home.start()
+        runs(home, "nas-tier")
+        ctl = Ctl(home)
+        assert ctl.json("memory", "import", str(archive))["records"] == 2
+        assert ctl("memory", "get", "plans", "film", "--out", str(out)).returncode == 0
+        assert out.read_bytes() == film.read_bytes()
+        head = ctl.json("memory", "list", "plans")[1]
+        assert (head["key"], head["content_type"], head["etag"]) == ("film", "video/mp4", written["etag"])
+        archive.write_bytes(archive.read_bytes()[:-100])
+        cut = ctl("memory", "import", str(archive))
+        assert cut.returncode != 0
+        assert "archive" in cut.stderr
 
 
 @pytest.mark.timeout(120)
