@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparkd import Memory, MemoryChanged, Service, Tier, hookimpl
+from sparkd import LinkChanged, Memory, MemoryChanged, Service, Tier, hookimpl
 
 from .config import NasTierConfig
 from .start import run
@@ -25,7 +25,7 @@ def sparkd_services() -> list[Service[Any]]:
             run=run,
             serves=(Memory, Tier),
             publishes=(MemoryChanged,),
-            reads=(MemoryChanged,),
+            reads=(MemoryChanged, LinkChanged),
             start_limit_s=30.0,
         )
     ]

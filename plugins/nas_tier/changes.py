@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from sparkd import Context, MemoryChanged, MemoryRecord, Privacy, key_digest
+from sparkd import Context, LinkChanged, MemoryChanged, MemoryRecord, Privacy, key_digest
 
 from .catalogue import Catalogue
 from .hot import Hot
@@ -91,6 +91,13 @@ class Changes:
                 if said.tier:
                     tell_sync(said.tier)
                 await self._forget_digests(said)
+
+    async def follow_links(self, tell_sync: Any) -> None:
+        """Have all tiers looked at when a link comes up, for ever: what was told meanwhile, nobody heard."""
+        async with self._ctx.bus.subscribe(LinkChanged) as links:
+            async for received in links:
+                if received.header.node == self._ctx.node and received.event.connected:
+                    tell_sync("")
 
     async def _forget_digests(self, said: MemoryChanged) -> None:
         privacy = int(self._namespaces.of(said.namespace).reach)

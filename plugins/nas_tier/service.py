@@ -66,6 +66,7 @@ class OpenedMemory:
         """Begin everything that goes on behind the calls."""
         parts, config = self.parts, self.ctx.config
         await tasks.start(parts.changes.hear, self.syncing.tell)
+        tasks.start_soon(parts.changes.follow_links, self.syncing.tell)
         tasks.start_soon(parts.hot.run)
         tasks.start_soon(self.keeping.heal_for_ever)
         for place in parts.places.all:

@@ -98,7 +98,8 @@ class Syncing:
                 pause_s *= 2
             else:
                 pause_s = PAUSE_LEAST_S
-                await _first_of(told, limit_s=self._every_s * random.uniform(0.9, 1.1))
+                # a tier that failed and answers again may be another one, or know what nobody could tell meanwhile
+                await _first_of(told, place.well, limit_s=self._every_s * random.uniform(0.9, 1.1))
 
     async def _round(self, place: Place) -> None:
         about = await place.ask("about", lambda tier: tier.about())

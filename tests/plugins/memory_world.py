@@ -136,12 +136,15 @@ class MemoryNode:
                         feed.send_nowait(Received("system.memory.changed", header, event))
 
     @asynccontextmanager
-    async def subscribe(self, _what: object, **_: object) -> AsyncIterator[_Told]:
+    async def subscribe(self, what: object, **_: object) -> AsyncIterator[_Told]:
         send, receive = anyio.create_memory_object_stream[Any](10_000)
-        self.feeds.append(send)
+        heard = what is MemoryChanged  # of links, there are none
+        if heard:
+            self.feeds.append(send)
         with send, receive:
             yield _Told(receive)
-        self.feeds.remove(send)
+        if heard:
+            self.feeds.remove(send)
 
     def call(self, _interface: object, **_: object) -> Any:
         raise CallError(CallErrorKind.UNAVAILABLE, "nobody embeds here")
