@@ -152,9 +152,9 @@ class Catalogue:
         row = self._db.execute("select body from pending where namespace = ? and key = ?", (namespace, key)).fetchone()
         return None if row is None else _decode(row[0])
 
-    def pending_keys(self, most: int) -> list[tuple[str, str]] | None:
-        """Return all keys with writes on their way; None if there are more than *most*."""
-        rows = self._db.execute("select namespace, key from pending limit ?", (most + 1,)).fetchall()
+    def pending_keys(self, most: int) -> list[tuple[str, str, int]] | None:
+        """Return all keys with writes on their way, and their numbers, in order; None if there are more than *most*."""
+        rows = self._db.execute("select namespace, key, seq from pending order by seq limit ?", (most + 1,)).fetchall()
         return None if len(rows) > most else rows
 
     def pending_bytes(self) -> int:
@@ -162,12 +162,12 @@ class Catalogue:
         (size,) = self._db.execute("select coalesce(sum(size), 0) from pending").fetchone()
         return int(size)
 
-    def arrived(self, seq: int) -> tuple[list[tuple[str, str]], list[str]]:
-        """Note that the writes up to *seq* are everywhere; return their keys, and the blobs nobody waits for now."""
+    def arrived(self, seq: int) -> list[str]:
+        """Note that the writes up to *seq* are everywhere; return the blobs nobody waits for now."""
         with self._transaction():
-            keys = self._db.execute("delete from pending where seq <= ? returning namespace, key", (seq,)).fetchall()
+            self._db.execute("delete from pending where seq <= ?", (seq,))
             blobs = self._db.execute("delete from blobs where seq <= ? returning digest", (seq,)).fetchall()
-        return keys, [digest for (digest,) in blobs]
+        return [digest for (digest,) in blobs]
 
     def waiting_blobs(self) -> set[str]:
         """Return the digests of blobs that are on their way."""

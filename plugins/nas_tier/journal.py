@@ -28,7 +28,7 @@ from sparkd import (
 )
 
 from .catalogue import Applied, Catalogue
-from .key_set import KEYS_MOST, KeySet
+from .on_their_way import KEYS_MOST, OnTheirWay
 
 SERVICE, STREAM, READER = "nas-tier", "writes", "tiers"
 TOPIC = "memory.write"
@@ -60,8 +60,7 @@ class Journal:
         self._bytes = 0
         self._queue: list[_Waiting] = []
         self._syncing = anyio.Lock()
-        self.on_their_way = KeySet()
-        """The keys of writes that some tier has not got yet."""
+        self.on_their_way = OnTheirWay()
         self.tail = reader.position
         self.wrote = anyio.Event()
         """Set by the next append; then a new one stands here."""
@@ -118,7 +117,9 @@ class Journal:
         try:
             seqs = await self._writer.append(rows, marks={"version": max(newest, self.last_version).encode()})
             reached("memory.after-journal")
-            self.on_their_way.add((record.namespace, record.key) for record in records)
+            self.on_their_way.add(
+                (record.namespace, record.key, seq) for seq, record in zip(seqs, records, strict=True)
+            )
             applied = await self._catalogue.run(self._catalogue.note_written, list(zip(seqs, records, strict=True)))
         except StorageError as error:
             failure = CallError(
@@ -148,9 +149,10 @@ class Journal:
             return []
         await self._reader.advance(seq)
         reached("memory.after-cursor")
-        keys, blobs = await self._catalogue.run(self._catalogue.arrived, seq)
-        if not self.on_their_way.remove(keys):
-            self.on_their_way.begin(await self._catalogue.run(self._catalogue.pending_keys, KEYS_MOST))
+        blobs = await self._catalogue.run(self._catalogue.arrived, seq)
+        if not self.on_their_way.passed(seq):
+            async with self._syncing:  # a write that is noted meanwhile must not be missed
+                self.on_their_way.begin(await self._catalogue.run(self._catalogue.pending_keys, KEYS_MOST))
         self._bytes = await self._catalogue.run(self._catalogue.pending_bytes)
         return blobs
 

@@ -20,8 +20,8 @@ from .catalogue import Catalogue
 from .figures import Counts, Figures
 from .flights import Flights
 from .hot import Hot
-from .key_set import KeySet
 from .namespaces import NamespaceConfig
+from .on_their_way import OnTheirWay
 from .places import NO_ANSWER, Place, Places
 
 NOTHING_S = (5.0, 30.0)
@@ -54,7 +54,7 @@ class Reading:
         *,
         catalogue: Catalogue,
         hot: Hot,
-        on_their_way: KeySet,
+        on_their_way: OnTheirWay,
         flights: Flights[Found],
         figures: Figures,
         counts: Counts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import anyio
 import pytest
 
-from sparkd import CallError, CallInfo, MemoryOperation, Privacy
+from sparkd import CallError, CallInfo, MemoryOperation, MemoryRecord, Privacy
 from sparkd.calls.current import answering
+from sparkd_plugins.nas_tier.catalogue import Catalogue
+from sparkd_plugins.nas_tier.clock import version_of
+from sparkd_plugins.nas_tier.journal import open_journal
 from sparkd_plugins.nas_tier.namespaces import NamespaceConfig
 from tests.plugins.memory_world import SPACES, MemoryNode, World, world
 
@@ -216,6 +220,40 @@ def test_a_condition_is_unavailable_while_its_home_is_cut_off_and_plain_writes_a
         assert third.won
 
     run(tmp_path, test, through_s=0.3)
+
+
+def test_a_key_stays_on_its_way_while_an_older_write_of_it_is_noted_as_arrived(tmp_path: Path) -> None:
+    """The order that lost it: appended, the older one noted and forgotten, and only then the newer one noted."""
+
+    async def main() -> None:
+        catalogue, arrived, appended = Catalogue(tmp_path / "c"), threading.Event(), threading.Event()
+        note = catalogue.arrived
+
+        def slowly(seq: int) -> list[str]:
+            gone = note(seq)
+            arrived.set()
+            assert appended.wait(10)
+            return gone
+
+        catalogue.arrived = slowly  # type: ignore[method-assign] # what a slow disk does
+        outbox = World(tmp_path).node("home").outbox
+        async with open_journal(outbox, catalogue, most_bytes=1 << 20) as journal, anyio.create_task_group() as tasks:
+            (first,), _ = await journal.append([written(1)])
+            tasks.start_soon(journal.pass_to, first)
+            await anyio.to_thread.run_sync(arrived.wait, 10)
+            tasks.start_soon(journal.append, [written(2)])
+            while journal.on_their_way.passed(first) and not journal.on_their_way.may_have("n", "k"):
+                await anyio.sleep(0.001)
+            appended.set()
+        assert journal.on_their_way.may_have("n", "k")
+        assert catalogue.pending("n", "k") == written(2)
+        catalogue.close()
+
+    anyio.run(main)
+
+
+def written(number: int) -> MemoryRecord:
+    return MemoryRecord(namespace="n", key="k", version=version_of(1_800_000_000_000 + number, 0, "a" * 32), value=b"v")
 
 
 def test_of_a_thousand_misses_at_once_one_reaches_the_origin(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sparkd_plugins.nas_tier.flights import Flights
 from sparkd_plugins.nas_tier.given import check_etag, packed
 from sparkd_plugins.nas_tier.key_set import KeySet
 from sparkd_plugins.nas_tier.namespaces import NamespaceConfig, Namespaces, check_key, check_tags, expiry_ms
+from sparkd_plugins.nas_tier.on_their_way import OnTheirWay
 
 A, B = "a" * 32, "b" * 32
 NOW = 1_800_000_000_000
@@ -249,6 +250,27 @@ def test_a_set_of_keys_says_maybe_when_there_are_too_many() -> None:
     assert not keys.remove([("n", "c")])
     keys.begin([("n", "d")])
     assert keys.held() == [("n", "d")]
+
+
+@given(
+    st.lists(st.one_of(st.tuples(st.just("write"), st.sampled_from("abcdef")), st.tuples(st.just("pass"), st.none())))
+)
+def test_a_key_is_on_its_way_until_its_last_write_is_everywhere(deeds: list[tuple[str, str | None]]) -> None:
+    keys, last, seq, passed = OnTheirWay(most=4), dict[str, int](), 0, 0
+    for deed, key in deeds:
+        if deed == "write" and key is not None:
+            seq += 1
+            last[key] = seq
+            keys.add([("n", key, seq)])
+        else:
+            passed = min(passed + 2, seq)
+            if not keys.passed(passed):
+                left = sorted((at, one) for one, at in last.items() if at > passed)
+                keys.begin([("n", one, at) for at, one in left] if len(left) <= 4 else None)
+        for one, at in last.items():
+            assert keys.may_have("n", one) or at <= passed
+        if len({one for one, at in last.items() if at > passed}) == 0 and deed == "pass":
+            assert not keys.may_have("n", "a")
 
 
 # Who may do what
