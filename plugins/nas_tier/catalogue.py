@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -255,6 +255,12 @@ class Catalogue:
     def set_meta(self, name: str, value: str) -> None:
         """Note *value* as *name*."""
         self._set(name, value)
+
+    def set_metas(self, notes: Mapping[str, str]) -> None:
+        """Note several at once."""
+        with self._transaction():
+            for name, value in notes.items():
+                self._set(name, value)
 
     def _set(self, name: str, value: str) -> None:
         self._db.execute("insert or replace into meta values (?, ?)", (name, value))

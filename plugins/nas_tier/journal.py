@@ -6,6 +6,7 @@ catalogue; if this process is killed in between, the next one notes it at its st
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,8 +34,19 @@ from .on_their_way import KEYS_MOST, OnTheirWay
 SERVICE, STREAM, READER = "nas-tier", "writes", "tiers"
 TOPIC = "memory.write"
 BATCH, BATCH_BYTES = 128, 4 << 20
+RECENT, RECENT_BYTES = 4096, 8 << 20
+"""What was just written is poured from memory; a tier that is farther behind reads the disk."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(MemoryRecord).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A write in the journal."""
+
+    seq: int
+    record: MemoryRecord | None
+    """None for what cannot be read as one."""
 
 
 @dataclass(slots=True)
@@ -59,6 +71,8 @@ class Journal:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._queue: list[_Waiting] = []
+        self._recent: OrderedDict[int, MemoryRecord] = OrderedDict()
+        self._recent_bytes = 0
         self._syncing = anyio.Lock()
         self.on_their_way = OnTheirWay()
         self.tail = reader.position
@@ -130,6 +144,7 @@ class Journal:
                 waiting.done.set()
             return
         self._bytes += sum(len(record.value or b"") for record in records)
+        self._remember(seqs, records)
         self.tail = seqs[-1]
         for waiting in batch:
             count = len(waiting.records)
@@ -139,9 +154,30 @@ class Journal:
         self.wrote.set()
         self.wrote = anyio.Event()
 
-    async def read(self, after: int) -> list[Stored]:
+    def _remember(self, seqs: list[int], records: list[MemoryRecord]) -> None:
+        recent = self._recent
+        for seq, record in zip(seqs, records, strict=True):
+            recent[seq] = record
+            self._recent_bytes += _weight(record)
+        while len(recent) > RECENT or self._recent_bytes > RECENT_BYTES:
+            _, gone = recent.popitem(last=False)
+            self._recent_bytes -= _weight(gone)
+
+    async def read(self, after: int) -> list[Entry]:
         """Return writes after the number *after*; nothing if there are none."""
-        return await self._reader.read(max_records=BATCH, max_bytes=BATCH_BYTES, after=after)
+        if after >= self.tail:
+            return []
+        found, size = list[Entry](), 0
+        for seq in range(after + 1, min(after + BATCH, self.tail) + 1):
+            record = self._recent.get(seq)
+            if record is None or size > BATCH_BYTES:
+                break
+            size += _weight(record)
+            found.append(Entry(seq, record))
+        if found:
+            return found
+        stored = await self._reader.read(max_records=BATCH, max_bytes=BATCH_BYTES, after=after)
+        return [Entry(one.seq, decoded(one)) for one in stored]
 
     async def pass_to(self, seq: int) -> list[str]:
         """Note that every tier has what stands up to *seq*; return the blobs nobody waits for any more."""
@@ -156,9 +192,15 @@ class Journal:
         self._bytes = await self._catalogue.run(self._catalogue.pending_bytes)
         return blobs
 
-    async def reject(self, stored: Stored, why: str) -> None:
+    async def reject(self, seq: int, why: str) -> None:
         """Put a write that a tier never takes among the dead letters."""
-        await self._reader.reject(stored, why)
+        for stored in await self._reader.read(max_records=1, max_bytes=BATCH_BYTES, after=seq - 1):
+            if stored.seq == seq:
+                await self._reader.reject(stored, why)
+
+
+def _weight(record: MemoryRecord) -> int:
+    return len(record.value or b"") + len(record.text) + 500
 
 
 def decoded(stored: Stored) -> MemoryRecord | None:

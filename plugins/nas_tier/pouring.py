@@ -7,23 +7,27 @@ a record it has as the same. Once the home of a record has it, all nodes are tol
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import anyio
 
-from sparkd import CallError, CallErrorKind, MemoryRecord, Stored, TierPut, reached
+from sparkd import CallError, CallErrorKind, MemoryRecord, StorageError, TierPut, reached
 
 from .blobs import Blobs
 from .catalogue import Catalogue
 from .figures import Counts, Figures
-from .journal import Journal, decoded
+from .journal import Entry, Journal
 from .places import NO_ANSWER, Place, Places
 from .spool import Spool
 
 AT_ONCE = 16
 """Records of a batch that are under way to one tier."""
 PAUSE_LEAST_S, PAUSE_MOST_S = 0.2, 30.0
+PASS_S = 0.1
+"""How far each tier is, is noted so much later: one note for many writes. Whoever is killed before pours them again."""
+PASS_AGAIN_S = 1.0
 TRIES = 3
 """So often a tier must refuse a record for good before it becomes a dead letter."""
 Told = Callable[[Place, list[MemoryRecord]], Awaitable[None]]
@@ -35,6 +39,7 @@ class Lane:
 
     place: Place
     position: int
+    noted: int = 0
     moved: anyio.Event = field(default_factory=anyio.Event)
     refusals: dict[int, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
@@ -76,7 +81,7 @@ class Pouring:
         self._figures = figures
         self._counts = counts
         self._told = told
-        self._passing = anyio.Lock()
+        self._moved = anyio.Event()
         self.lanes: dict[str, Lane] = {}
         self.held: set[str] = set()
         """Tiers that get nothing now: this node was away for too long, and resynchronises first."""
@@ -88,7 +93,7 @@ class Pouring:
             if place.level > 1:
                 noted = await self._catalogue.run(self._catalogue.get_meta, f"poured:{place.name}")
                 position = min(max(int(noted or 0), self._journal.passed), self._journal.tail)
-                self.lanes[place.name] = Lane(place, position)
+                self.lanes[place.name] = Lane(place, position, position)
 
     def release(self, name: str) -> None:
         """Let a tier have what is for it."""
@@ -112,7 +117,7 @@ class Pouring:
             self._figures.behind.labels(name).set(self.behind(name))
             if not batch:
                 if lane.position < self._journal.tail:  # the rest was damaged, or has expired
-                    await self._advance(lane, self._journal.tail)
+                    self._advance(lane, self._journal.tail)
                 await wrote.wait()
                 continue
             try:
@@ -124,20 +129,20 @@ class Pouring:
             else:
                 pause_s = PAUSE_LEAST_S
 
-    async def _pour(self, lane: Lane, batch: list[Stored]) -> None:
+    async def _pour(self, lane: Lane, batch: list[Entry]) -> None:
         place = lane.place
         limiter = anyio.CapacityLimiter(AT_ONCE)
         failures: list[CallError] = []
         arrived: list[MemoryRecord] = []
 
-        async def one(stored: Stored, record: MemoryRecord) -> None:
+        async def one(seq: int, record: MemoryRecord) -> None:
             async with limiter:
                 if failures:
                     return
                 try:
                     put = await self._offer(place, record)
                 except CallError as error:
-                    if error.kind in NO_ANSWER or not await self._refused(lane, stored, error):
+                    if error.kind in NO_ANSWER or not await self._refused(lane, seq, error):
                         failures.append(error)
                     return
                 self._note(lane, record, put)
@@ -145,16 +150,16 @@ class Pouring:
 
         now_ms = self._now_ms()
         async with anyio.create_task_group() as tasks:
-            for stored in batch:
-                record = decoded(stored)
+            for entry in batch:
+                record = entry.record
                 if record is not None and place.takes(record.privacy) and not record.expired(now_ms):
-                    tasks.start_soon(one, stored, record)
+                    tasks.start_soon(one, entry.seq, record)
         reached("memory.after-tier")
         if arrived:
             await self._told(place, arrived)
         if failures:
             raise failures[0]
-        await self._advance(lane, batch[-1].seq)
+        self._advance(lane, batch[-1].seq)
 
     def _now_ms(self) -> int:
         return self._blobs.now_ms()
@@ -178,24 +183,42 @@ class Pouring:
         if len(lane.lost) > 1000:  # noqa: PLR2004 - only writers that wait just now ask for them
             lane.lost.clear()
 
-    async def _refused(self, lane: Lane, stored: Stored, error: CallError) -> bool:
+    async def _refused(self, lane: Lane, seq: int, error: CallError) -> bool:
         """Count a refusal; True if this tier is asked no more."""
-        count = lane.refusals[stored.seq] = lane.refusals.get(stored.seq, 0) + 1
+        count = lane.refusals[seq] = lane.refusals.get(seq, 0) + 1
         if count < TRIES:
             return False
-        del lane.refusals[stored.seq]
-        await self._journal.reject(stored, f"tier {lane.place.name} refused it: {error.message}")
+        del lane.refusals[seq]
+        await self._journal.reject(seq, f"tier {lane.place.name} refused it: {error.message}")
         trouble = f"tier {lane.place.name} refused a write for good: {error.message}"
         lane.place.troubles.say(f"refused by {lane.place.name}", trouble, "see `sparkctl outbox dead nas-tier/writes`")
         return True
 
-    async def _advance(self, lane: Lane, seq: int) -> None:
+    def _advance(self, lane: Lane, seq: int) -> None:
         lane.advance(seq)
-        await self._catalogue.run(self._catalogue.set_meta, f"poured:{lane.place.name}", str(seq))
-        async with self._passing:
-            least = min((other.position for other in self.lanes.values()), default=self._journal.tail)
-            done = await self._journal.pass_to(least)
-            await self._spool.forget(done)
+        self._moved.set()
+
+    async def note_for_ever(self) -> None:
+        """Note how far the tiers are, and let the journal forget what all of them have."""
+        while True:
+            await self._moved.wait()
+            await anyio.sleep(PASS_S)
+            self._moved = anyio.Event()
+            try:
+                await self._note_positions()
+            except (StorageError, sqlite3.Error):  # this node's disk; who writes is told
+                await anyio.sleep(PASS_AGAIN_S)
+                self._moved.set()
+
+    async def _note_positions(self) -> None:
+        moved = {one.place.name: one.position for one in self.lanes.values() if one.position != one.noted}
+        await self._catalogue.run(
+            self._catalogue.set_metas, {f"poured:{name}": str(seq) for name, seq in moved.items()}
+        )
+        for name, seq in moved.items():
+            self.lanes[name].noted = seq
+        least = min((lane.position for lane in self.lanes.values()), default=self._journal.tail)
+        await self._spool.forget(await self._journal.pass_to(least))
 
     async def wait(self, seq: int, record: MemoryRecord, *, limit_s: float) -> tuple[list[str], list[str]]:
         """Wait until the home of *record* has it; return the tiers that have it, and those that get it later."""

@@ -68,6 +68,7 @@ class OpenedMemory:
         await tasks.start(parts.changes.hear, self.syncing.tell)
         tasks.start_soon(parts.changes.follow_links, self.syncing.tell)
         tasks.start_soon(parts.hot.run)
+        tasks.start_soon(parts.pouring.note_for_ever)
         tasks.start_soon(self.keeping.heal_for_ever)
         for place in parts.places.all:
             if place.level > 1:
