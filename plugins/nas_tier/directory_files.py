@@ -18,8 +18,9 @@ import itertools
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -93,33 +94,57 @@ def part_of(path: Path) -> Path:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, to last."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    with suppress(FileExistsError):
+    try:
         folder.mkdir(mode=0o770)
-        sync_folder(folder.parent)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o770)
+    sync_folder(folder.parent)
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Put *content* into *path*, whole, to last; what is there is replaced."""
-    part = part_of(path)
-    try:
-        try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
-        except FileNotFoundError:
-            make_folder(path.parent)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
-        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
-            view = memoryview(content)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(descriptor)
-        replace(part, path)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with written_beside([path], content) as parts:
+        replace(parts[0], path)
+        parts.clear()
     sync_folder(path.parent)
+
+
+@contextmanager
+def written_beside(paths: Sequence[Path], content: bytes) -> Iterator[list[Path]]:
+    """Write *content* into a file beside each of *paths*, all in one folder, to last; those left in the list go again.
+
+    They are synced one after the other when all are written: most of that is done by the first.
+    """
+    parts = [part_of(path) for path in paths]
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(_new(part)) for part in parts]
+            for file in files:
+                view = memoryview(content)
+                while view:
+                    view = view[file.write(view) :]
+            for file in files:
+                os.fsync(file.fileno())
+        yield parts
+    finally:
+        for part in parts:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _new(path: Path) -> FileIO:
+    def create(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
+
+    try:
+        return FileIO(str(path), "w", opener=create)
+    except FileNotFoundError:
+        make_folder(path.parent)
+        return FileIO(str(path), "w", opener=create)
 
 
 def replace(source: Path, target: Path) -> None:

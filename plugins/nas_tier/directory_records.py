@@ -25,9 +25,12 @@ from .directory_files import (
     packed,
     part_of,
     read_whole,
+    replace,
+    sync_folder,
     unpacked,
     versions,
     write_file,
+    written_beside,
 )
 
 ROUNDS = 100
@@ -87,12 +90,27 @@ def put(layout: Layout, record: MemoryRecord, floor: str) -> TierPut:
     if not newest and record.version < floor:
         write_file(folder / f"floor-{record.version}", packed(record))
         return TierPut(outcome="floor", winner="")
+    if record.version > newest and _write_newest(folder, record):
+        return TierPut(outcome="stored", winner=record.version)
     if not (folder / record.version).exists():
         write_file(folder / record.version, packed(record))
     reached("memory.directory-version")
     head = settle(layout, folder)
     winner = record.version if head is None else head.version
     return TierPut(outcome="stored" if winner == record.version else "older", winner=winner)
+
+
+def _write_newest(folder: Path, record: MemoryRecord) -> bool:
+    """Write a version and `head` at once, as if one after the other; True unless somebody else put a newer one."""
+    version, head = folder / record.version, folder / HEAD
+    with written_beside([version, head], packed(record)) as parts:
+        replace(parts.pop(0), version)
+        reached("memory.directory-version")
+        if versions(folder)[:1] == [record.version]:
+            replace(parts.pop(0), head)
+            reached("memory.directory-head")
+    sync_folder(folder)
+    return versions(folder)[:1] == [record.version]
 
 
 def _newest(layout: Layout, folder: Path) -> str:

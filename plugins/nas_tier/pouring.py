@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -82,6 +83,9 @@ class Pouring:
         self._counts = counts
         self._told = told
         self._moved = anyio.Event()
+        self._noting = anyio.Lock()
+        self._beaten: set[int] = set()
+        """Writes on their way that some tier has newer ones than: once everywhere, they are not read any more."""
         self.lanes: dict[str, Lane] = {}
         self.held: set[str] = set()
         """Tiers that get nothing now: this node was away for too long, and resynchronises first."""
@@ -117,7 +121,7 @@ class Pouring:
             self._figures.behind.labels(name).set(self.behind(name))
             if not batch:
                 if lane.position < self._journal.tail:  # the rest was damaged, or has expired
-                    self._advance(lane, self._journal.tail)
+                    await self._advance(lane, self._journal.tail)
                 await wrote.wait()
                 continue
             try:
@@ -145,7 +149,7 @@ class Pouring:
                     if error.kind in NO_ANSWER or not await self._refused(lane, seq, error):
                         failures.append(error)
                     return
-                self._note(lane, record, put)
+                self._note(lane, seq, record, put)
                 arrived.append(record)
 
         now_ms = self._now_ms()
@@ -159,7 +163,7 @@ class Pouring:
             await self._told(place, arrived)
         if failures:
             raise failures[0]
-        self._advance(lane, batch[-1].seq)
+        await self._advance(lane, batch[-1].seq)
 
     def _now_ms(self) -> int:
         return self._blobs.now_ms()
@@ -172,9 +176,10 @@ class Pouring:
         self._figures.bytes.labels(place.name, "in").inc(record.size)
         return put
 
-    def _note(self, lane: Lane, record: MemoryRecord, put: TierPut) -> None:
+    def _note(self, lane: Lane, seq: int, record: MemoryRecord, put: TierPut) -> None:
         if put.outcome not in ("older", "floor"):
             return
+        self._beaten.add(seq)
         home = self._places.home(record.privacy)
         if home is lane.place:
             self._counts.lost_races += 1
@@ -194,7 +199,12 @@ class Pouring:
         lane.place.troubles.say(f"refused by {lane.place.name}", trouble, "see `sparkctl outbox dead nas-tier/writes`")
         return True
 
-    def _advance(self, lane: Lane, seq: int) -> None:
+    async def _advance(self, lane: Lane, seq: int) -> None:
+        lane.position = seq
+        least = min(each.position for each in self.lanes.values())
+        if any(beaten <= least for beaten in self._beaten):
+            with suppress(StorageError, sqlite3.Error):  # it is noted again below
+                await self._note_positions()
         lane.advance(seq)
         self._moved.set()
 
@@ -211,6 +221,10 @@ class Pouring:
                 self._moved.set()
 
     async def _note_positions(self) -> None:
+        async with self._noting:
+            await self._note_them()
+
+    async def _note_them(self) -> None:
         moved = {one.place.name: one.position for one in self.lanes.values() if one.position != one.noted}
         await self._catalogue.run(
             self._catalogue.set_metas, {f"poured:{name}": str(seq) for name, seq in moved.items()}
@@ -219,6 +233,7 @@ class Pouring:
             self.lanes[name].noted = seq
         least = min((lane.position for lane in self.lanes.values()), default=self._journal.tail)
         await self._spool.forget(await self._journal.pass_to(least))
+        self._beaten = {seq for seq in self._beaten if seq > least}
 
     async def wait(self, seq: int, record: MemoryRecord, *, limit_s: float) -> tuple[list[str], list[str]]:
         """Wait until the home of *record* has it; return the tiers that have it, and those that get it later."""

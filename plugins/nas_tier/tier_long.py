@@ -119,12 +119,11 @@ class LongTier:
             raise
 
     async def write(self, *, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
-        """Store a blob, unless it is there. Fails with UNAVAILABLE for two minutes at the most while it is deleted."""
+        """Store a blob, again if it is there. Fails with UNAVAILABLE, for two minutes at most, while it is deleted."""
         check_blob(digest, size)
         await self._upkeep.claim(digest)
-        if await self._objects.size(digest) != size:
-            async with aclosing(checked_in(digest, size, chunks)) as checked:  # type: ignore[type-var] # a generator
-                await self._objects.store(digest, size=size, chunks=checked)
+        async with aclosing(checked_in(digest, size, chunks)) as checked:  # type: ignore[type-var] # a generator
+            await self._objects.store(digest, size=size, chunks=checked)
 
     async def search(
         self,

@@ -52,15 +52,15 @@ class SlowDisk:
 
 
 @contextmanager
-def slow_disk(root: Path) -> Iterator[SlowDisk]:
-    """Mount one in *root*; skips where that cannot be done."""
+def slow_disk(root: Path, *, cached_s: float = 0.0) -> Iterator[SlowDisk]:
+    """Mount one in *root*, whose names and attributes the kernel knows for so long; skips where that cannot be done."""
     if os.getuid() != 0 or not Path("/dev/fuse").exists() or shutil.which("fusermount3") is None:
         pytest.skip("FUSE needs root, /dev/fuse and fusermount3")
     folder, mount, control = root / "behind", root / "seen", root / "control"
     folder.mkdir()
     mount.mkdir()
     control.write_text("{}")
-    command = [sys.executable, "-m", "tests.plugins.slow_disk_fs", *map(str, (folder, mount, control))]
+    command = [sys.executable, "-m", "tests.plugins.slow_disk_fs", *map(str, (folder, mount, control, cached_s))]
     process = subprocess.Popen(command)
     disk = SlowDisk(mount, folder, control, process)
     try:

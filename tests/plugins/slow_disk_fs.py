@@ -1,4 +1,4 @@
-"""The file system of `slow_disk`: `python -m tests.plugins.slow_disk_fs FOLDER MOUNT CONTROL`."""
+"""The file system of `slow_disk`: `python -m tests.plugins.slow_disk_fs FOLDER MOUNT CONTROL CACHED_S`."""
 
 from __future__ import annotations
 
@@ -109,5 +109,6 @@ class Through(mfusepy.Operations):  # type: ignore[misc] # a class of an untyped
 
 
 if __name__ == "__main__":
-    behind, seen, how = sys.argv[1:]
-    mfusepy.FUSE(Through(behind, how), seen, foreground=True, nothreads=False, attr_timeout=0, entry_timeout=0)
+    behind, seen, how, cached_s = sys.argv[1:]
+    known = {"attr_timeout": float(cached_s), "entry_timeout": float(cached_s)}
+    mfusepy.FUSE(Through(behind, how), seen, foreground=True, nothreads=False, **known)
