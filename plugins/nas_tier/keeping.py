@@ -19,6 +19,7 @@ from .clock import VersionClock, floor_of
 from .config import BackupConfig, NasTierConfig
 from .figures import Counts, Figures
 from .places import NO_ANSWER, Place, Places
+from .searching import Searching
 
 SWEEP_LIMIT_S = 600.0
 HEAL_AGAIN_S = 5.0
@@ -36,6 +37,7 @@ class Keeping:
         catalogue: Catalogue,
         clock: VersionClock,
         blobs: Blobs,
+        searching: Searching,
         figures: Figures,
         counts: Counts,
         troubles: Troubles,
@@ -47,6 +49,7 @@ class Keeping:
         self._catalogue = catalogue
         self._clock = clock
         self._blobs = blobs
+        self._searching = searching
         self._figures = figures
         self._counts = counts
         self._troubles = troubles
@@ -79,6 +82,7 @@ class Keeping:
             limit_s=SWEEP_LIMIT_S,
         )
         await self._catalogue.run(self._catalogue.expire, now_ms)
+        await self._searching.sweep(now_ms)
         await self._catalogue.run(self._catalogue.forget_tombstones, graves)
         for digest in swept.damaged:
             record = await self._catalogue.run(self._catalogue.with_blob, digest)

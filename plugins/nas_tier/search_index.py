@@ -95,15 +95,15 @@ class SearchIndex:
                 [(text_id, one.model, one.begin, one.end, one.numbers) for one in record.vectors],
             )
 
-    def remove(self, namespace: str, key: str) -> None:
-        """Forget a key."""
+    def remove(self, namespace: str, key: str, version: str) -> None:
+        """Forget a key, unless a version newer than *version* is here: what is noted comes in any order."""
         row = self._db.execute(
-            "select id, text from texts where namespace = ? and key = ?", (namespace, key)
+            "select id, version, text from texts where namespace = ? and key = ?", (namespace, key)
         ).fetchone()
-        if row is not None:
+        if row is not None and row[1] <= version:
             with self._db:
                 self._db.execute("begin immediate")
-                self._remove(*row)
+                self._remove(row[0], row[2])
 
     def _remove(self, text_id: int, text: str) -> None:
         self._db.execute("insert into words (words, rowid, text) values ('delete', ?, ?)", (text_id, text))
@@ -172,10 +172,10 @@ class SearchIndex:
     def sweep(self, now_ms: int, limit: int = 1000) -> int:
         """Forget what has expired; return how much that was."""
         rows = self._db.execute(
-            "select namespace, key from texts where hard > 0 and hard <= ? limit ?", (now_ms, limit)
+            "select namespace, key, version from texts where hard > 0 and hard <= ? limit ?", (now_ms, limit)
         ).fetchall()
-        for namespace, key in rows:
-            self.remove(namespace, key)
+        for row in rows:
+            self.remove(*row)
         return len(rows)
 
 

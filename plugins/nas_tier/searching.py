@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from sparkd import CallError, MemoryFound, MemoryMatch, MemoryRecord, Privacy, TierMatch
@@ -64,9 +65,14 @@ class Searching:
         """Bring the index up to date with *records*."""
         for record in records:
             if record.deleted or not record.text:
-                await self._run(partial(self._index.remove, record.namespace, record.key))
+                await self._run(partial(self._index.remove, record.namespace, record.key, record.version))
             else:
                 await self._run(partial(self._index.put, await self._meaning.added(record)))
+
+    async def sweep(self, now_ms: int) -> None:
+        """Forget what has expired."""
+        while await self._run(partial(self._index.sweep, now_ms)):
+            await anyio.lowlevel.checkpoint()
 
     async def find(self, question: Question, shared: list[str], privacy: Privacy) -> MemoryFound:
         """Find what *question* asks; *shared* are those of its namespaces that are in tier 3 too."""

@@ -210,6 +210,7 @@ class _Assembly:
             catalogue=self.catalogue,
             clock=clock,
             blobs=blobs,
+            searching=searching,
             figures=self.figures,
             counts=self.counts,
             troubles=self.troubles,
