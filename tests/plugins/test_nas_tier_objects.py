@@ -242,7 +242,7 @@ def test_what_is_damaged_in_the_cloud_is_healed_from_home(
             with pytest.raises(CallError):
                 await whole(node.memory.parts.blobs.read(known, first=far))
             node.cut.discard("nas")
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while node.memory.parts.counts.healed == 0:
                 await anyio.sleep(0.02)
         assert await whole(far.tier.read(digest=digest)) == value

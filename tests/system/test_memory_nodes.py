@@ -147,9 +147,9 @@ def test_what_one_node_of_a_site_writes_the_other_sees_at_once_also_if_it_had_a_
             assert get(nodes.other, "k", "plans") == b"first"  # hot there now
             for number in range(10):
                 put(nodes.one, "k", b"%d" % number, "plans")
-                until(lambda: get(nodes.other, "k", "plans"), (b"%d" % number).__eq__, limit_s=3)
+                until(lambda: get(nodes.other, "k", "plans"), (b"%d" % number).__eq__, limit_s=10)
             nodes.one.call("memory.delete", namespace="plans", key="k")
-            until(lambda: get(nodes.other, "k", "plans"), lambda value: value is None, limit_s=3)
+            until(lambda: get(nodes.other, "k", "plans"), lambda value: value is None, limit_s=10)
 
 
 SHELF = '''
