@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ class Meaning:
     limit_s: float = 2.0
     reason: str = ""
     """Why there are none just now."""
+    on_again: Callable[[], None] = field(default=lambda: None)
+    """Called when there are some again."""
     _not_before: float = field(default=float("-inf"))
 
     async def model(self) -> str:
@@ -65,5 +68,7 @@ class Meaning:
         if len(made.vectors) != len(texts):
             self.reason = f"no vectors: {len(made.vectors)} came for {len(texts)} texts"
             return None
-        self.reason = ""
+        again, self.reason = bool(self.reason), ""
+        if again:
+            self.on_again()
         return made.model, made.vectors

@@ -11,6 +11,7 @@ from .clock import VersionClock
 from .config import NasTierConfig
 from .figures import Counts
 from .hot import Hot
+from .indexing import Indexing
 from .meaning import Meaning
 from .moving import Moving
 from .namespaces import Namespaces
@@ -39,6 +40,7 @@ class Parts:
     pouring: Pouring
     writing: Writing
     searching: Searching
+    indexing: Indexing
     meaning: Meaning
     moving: Moving
     changes: Changes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ create table if not exists texts (
 create table if not exists vectors (
   text_id integer not null, model text not null, begin integer not null, end integer not null, numbers blob not null
 );
+create table if not exists seen (
+  namespace text not null, key text not null, version text not null, primary key (namespace, key)
+) without rowid;
 create index if not exists vectors_text on vectors (text_id);
 create index if not exists vectors_model on vectors (model);
 create virtual table if not exists words using fts5 (text, content='texts', content_rowid='id', tokenize='unicode61');
@@ -64,16 +67,12 @@ class SearchIndex:
         self._db.close()
 
     def put(self, record: MemoryRecord) -> None:
-        """Take the text and vectors of *record*, unless a newer version of its key is here."""
-        row = self._db.execute(
-            "select id, version, text from texts where namespace = ? and key = ?", (record.namespace, record.key)
-        ).fetchone()
-        if row is not None and row[1] > record.version:
+        """Take the text and vectors of *record*, unless a newer version of its key was seen."""
+        if self._seen(record.namespace, record.key) > record.version:
             return
         with self._db:
             self._db.execute("begin immediate")
-            if row is not None:
-                self._remove(row[0], row[2])
+            self._replace(record.namespace, record.key, record.version)
             body = _encode(msgspec.structs.replace(record, value=None, text="", vectors=[]))
             (text_id,) = self._db.execute(
                 "insert into texts (namespace, key, version, hard, content_type, tags, text, body)"
@@ -96,14 +95,38 @@ class SearchIndex:
             )
 
     def remove(self, namespace: str, key: str, version: str) -> None:
-        """Forget a key, unless a version newer than *version* is here: what is noted comes in any order."""
-        row = self._db.execute(
-            "select id, version, text from texts where namespace = ? and key = ?", (namespace, key)
-        ).fetchone()
-        if row is not None and row[1] <= version:
+        """Forget a key, unless a version newer than *version* was seen: what is noted comes in any order."""
+        if self._seen(namespace, key) <= version:
             with self._db:
                 self._db.execute("begin immediate")
-                self._remove(row[0], row[2])
+                self._replace(namespace, key, version)
+
+    def seen(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Return the newest versions that were indexed, with a text or without one, of those *keys* that are known."""
+        found = {(namespace, key): self._seen(namespace, key) for namespace, key in keys}
+        return {name: version for name, version in found.items() if version}
+
+    def _seen(self, namespace: str, key: str) -> str:
+        row = self._db.execute("select version from seen where namespace = ? and key = ?", (namespace, key)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def lacking(self, after: int, limit: int) -> list[tuple[int, MemoryRecord]]:
+        """Return records with a text and without vectors, each with its number, after that of *after*."""
+        rows = self._db.execute(
+            "select id, body, text from texts where id > ? and trim(text) != ''"
+            " and not exists (select 1 from vectors where text_id = id) order by id limit ?",
+            (after, limit),
+        )
+        return [(text_id, _with_text(body, text)) for text_id, body, text in rows]
+
+    def _replace(self, namespace: str, key: str, version: str) -> None:
+        """Remove what is there of a key, and note that *version* was seen."""
+        row = self._db.execute(
+            "select id, text from texts where namespace = ? and key = ?", (namespace, key)
+        ).fetchone()
+        if row is not None:
+            self._remove(*row)
+        self._db.execute("insert or replace into seen values (?, ?, ?)", (namespace, key, version))
 
     def _remove(self, text_id: int, text: str) -> None:
         self._db.execute("insert into words (words, rowid, text) values ('delete', ?, ?)", (text_id, text))

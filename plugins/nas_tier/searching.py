@@ -50,6 +50,10 @@ class Question:
         }
 
 
+LACKING = 50
+"""Texts that are read at once to be embedded."""
+
+
 class Searching:
     """Finds values."""
 
@@ -68,6 +72,21 @@ class Searching:
                 await self._run(partial(self._index.remove, record.namespace, record.key, record.version))
             else:
                 await self._run(partial(self._index.put, await self._meaning.added(record)))
+
+    async def seen(self, records: list[MemoryRecord]) -> dict[tuple[str, str], str]:
+        """Return which versions of the keys of *records* were indexed, as far as any was."""
+        return await self._run(partial(self._index.seen, [(one.namespace, one.key) for one in records]))
+
+    async def embed_rest(self) -> None:
+        """Give vectors to texts that have none, as far as they can be had now."""
+        after = 0
+        while rows := await self._run(partial(self._index.lacking, after, LACKING)):
+            for text_id, record in rows:
+                after = text_id
+                made = await self._meaning.added(record)
+                if not made.vectors:
+                    return  # nobody embeds, or not this
+                await self._run(partial(self._index.put, made))
 
     async def sweep(self, now_ms: int) -> None:
         """Forget what has expired."""

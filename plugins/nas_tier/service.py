@@ -21,6 +21,7 @@ from .config import NasTierConfig
 from .figures import Counts, Figures
 from .flights import Flights
 from .hot import Hot
+from .indexing import Indexing
 from .journal import Journal, open_journal
 from .keeping import Keeping
 from .meaning import Meaning
@@ -68,6 +69,7 @@ class OpenedMemory:
         await tasks.start(parts.changes.hear, self.syncing.tell)
         tasks.start_soon(parts.changes.follow_links, self.syncing.tell)
         tasks.start_soon(parts.hot.run)
+        tasks.start_soon(parts.indexing.run)
         tasks.start_soon(parts.pouring.note_for_ever)
         tasks.start_soon(self.keeping.heal_for_ever)
         for place in parts.places.all:
@@ -134,6 +136,8 @@ class _Assembly:
         hot = Hot(self.places, blobs, self.catalogue, clock.now_ms)
         meaning = Meaning(ctx)
         searching = Searching(index, self.catalogue, self.places, meaning)
+        indexing = Indexing(searching, self.places, catalogue=self.catalogue, now_ms=clock.now_ms)
+        meaning.on_again = indexing.embeds_again
 
         async def ask_origin(namespace: str, key: str, of: NamespaceConfig) -> MemoryRecord | None:
             return await origin.ask(namespace, key, of)
@@ -176,7 +180,7 @@ class _Assembly:
             figures=self.figures,
             counts=self.counts,
             through_s=config.through_s,
-            changed=lambda record: hot.later(lambda: searching.note([record])),
+            changed=indexing.note,
         )
         origin = Origin(ctx, self.places, clock, writing)
         changes = Changes(ctx, self.places, catalogue=self.catalogue, hot=hot, reading=reading, namespaces=namespaces)
@@ -198,7 +202,7 @@ class _Assembly:
             reading=reading,
             pouring=pouring,
             blobs=blobs,
-            index=searching.note,
+            index=indexing.note,
             log=ctx.log,
             every_s=config.sync_s,
             away_s=config.away_s,
@@ -230,6 +234,7 @@ class _Assembly:
             pouring=pouring,
             writing=writing,
             searching=searching,
+            indexing=indexing,
             meaning=meaning,
             moving=moving,
             changes=changes,

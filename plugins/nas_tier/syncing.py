@@ -9,7 +9,7 @@ looks through all of it before it writes anything there: what it believes to be 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -27,7 +27,7 @@ from .reading import Reading
 PAGE = 500
 PAUSE_LEAST_S = 1.0
 AT_ONCE = 8
-Index = Callable[[list[MemoryRecord]], Awaitable[None]]
+Index = Callable[[MemoryRecord], None]
 
 
 class Syncing:
@@ -141,7 +141,8 @@ class Syncing:
         await self._mirror(place, page.records)
         for (namespace, privacy), keys in by_namespace.items():
             await self._hot.drop(namespace, keys, privacy)  # after the mirror, or a read brings the old one back
-        await self._index(newer)
+        for record in newer:
+            self._index(record)
 
     async def _mirror(self, place: Place, records: list[MemoryRecord]) -> None:
         """Put what changed in a farther tier into the nearer ones that keep things."""

@@ -101,6 +101,7 @@ class MemoryNode:
     answers: Answers = field(init=False)
     feeds: list[Any] = field(default_factory=list)
     calls: dict[str, Any] = field(default_factory=dict)
+    embedder: Any = None
     _end: anyio.Event = field(init=False)
 
     @property
@@ -147,6 +148,8 @@ class MemoryNode:
             self.feeds.remove(send)
 
     def call(self, _interface: object, **_: object) -> Any:
+        if self.embedder is not None:
+            return self.embedder
         raise CallError(CallErrorKind.UNAVAILABLE, "nobody embeds here")
 
     async def request(self, method: str, params: dict[str, Any] | None = None, **_: object) -> Any:

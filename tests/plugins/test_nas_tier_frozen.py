@@ -17,8 +17,8 @@ from tests.plugins.slow_disk import SlowDisk, slow_disk
 
 pytestmark = pytest.mark.timeout(120)
 NO_ANSWER = r"unavailable|deadline"
-STALL_S = 0.25
-"""No event loop stands still for so long; on a quiet machine it is 0.05."""
+STALL_S = 1.0
+"""No event loop stands still for so long, on a busy machine either; a call on the frozen NAS takes five times that."""
 
 
 def run(test: Callable[[MemoryNode, SlowDisk], Awaitable[None]]) -> None:
@@ -65,7 +65,7 @@ def test_a_frozen_nas_stalls_nobody_is_left_alone_and_comes_back_by_itself() -> 
             begun = time.monotonic()
             for number in range(20):  # they are hot
                 assert await node.get(f"k{number}") == b"%d" % number
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < 3
             written = await node.put("offline", b"x")
             assert written.pending == ["nas"]
             assert await node.get("offline") == b"x"

@@ -10,14 +10,16 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparkd import MemoryRecord, MemoryVector
+from sparkd import Embedded, MemoryRecord, MemoryVector
 from sparkd_plugins.nas_tier.clock import version_of
 from sparkd_plugins.nas_tier.pieces import MOST, pieces
 from sparkd_plugins.nas_tier.search_index import SearchIndex, fuse
+from tests.plugins.memory_world import MemoryNode, world
 
 NOW = 1_800_000_000_000
 WORDS = ("apple", "boiler", "cat", "Äpfel", "delta")
@@ -50,30 +52,26 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(steps, st.lists(st.sampled_from(SPACES), unique=True), st.lists(st.sampled_from(["t", "u"]), unique=True))
-def test_what_is_found_is_what_a_search_by_hand_finds(
-    tmp_path: Path, steps: list[Any], namespaces: list[str], tags: list[str]
-) -> None:
-    (tmp_path / "index").unlink(missing_ok=True)
-    index, newest = SearchIndex(Path(":memory:")), dict[tuple[str, str], MemoryRecord]()
+def test_what_is_found_is_what_a_search_by_hand_finds(steps: list[Any], namespaces: list[str], tags: list[str]) -> None:
+    index, seen = SearchIndex(Path(":memory:")), dict[tuple[str, str], str]()
+    newest: dict[tuple[str, str], MemoryRecord] = {}
     for number, namespace, key, words, hard_ms, its_tags, vectors in steps:
         meaning = [MemoryVector(model="v", begin=at, end=at + 1, numbers=unit(*one)) for at, one in enumerate(vectors)]
         made = record(
             number, key, " ".join(words or []), namespace=namespace, hard_ms=hard_ms, tags=its_tags, vectors=meaning
         )
-        known = newest.get((namespace, key))
-        if known is None or made.version >= known.version:
+        if made.version >= seen.get((namespace, key), ""):
+            seen[namespace, key] = made.version
+            newest.pop((namespace, key), None)
             if words:
                 newest[namespace, key] = made
-            elif known is not None:
-                del newest[namespace, key]
         if words:
             index.put(made)
         else:
             index.remove(namespace, key, made.version)
-        if not words and known is None:
-            continue
+    assert index.seen((namespace, key) for namespace in SPACES for key in "abcd") == seen
     alive = [
         one
         for one in newest.values()
@@ -169,3 +167,71 @@ def test_two_lists_are_fused_by_rank(near: list[int], words: list[int], limit: i
     points = {one: sum(1 / (61 + each.index(one)) for each in (near, words) if one in each) for one in {*near, *words}}
     expected = sorted(points.values(), reverse=True)[:limit]
     assert [points[int(match.record.key[1:])] for match in found] == pytest.approx(expected)
+
+
+class Embedder:
+    """Whoever serves `embed`."""
+
+    async def texts(self, *, texts: list[str]) -> Embedded:
+        return Embedded(model="v", dimensions=2, vectors=[unit(len(text), 1.0) for text in texts])
+
+
+def words_of(node: MemoryNode, word: str) -> Any:
+    return node.do("search", text=word, namespaces=["plans"], limit=200)
+
+
+def test_however_many_texts_come_at_once_all_are_found_and_again_after_the_index_is_lost(tmp_path: Path) -> None:
+    async def put(node: MemoryNode, number: int, limiter: anyio.CapacityLimiter) -> None:
+        async with limiter:
+            await node.put(f"k{number}", f"apple number{number}".encode(), content_type="text/plain")
+
+    async def has_all(node: MemoryNode, count: int) -> None:
+        with anyio.fail_after(30):
+            while len(node.memory.parts.searching._index.words("apple", **{**ANY, **EVERY})) < count:
+                await anyio.sleep(0.02)
+        for number in (0, count - 1):
+            (match,) = (await words_of(node, f"number{number}")).matches
+            assert match.head.key == f"k{number}"
+
+    async def main() -> None:
+        async with world(tmp_path, "home", through_s=0.0) as (node,):
+            limiter = anyio.CapacityLimiter(400)
+            node.memory.parts.indexing._waiting.update(  # as if it could not keep up
+                {("none", f"{number}"): record(number, f"{number}", "", namespace="none") for number in range(250)}
+            )
+            async with anyio.create_task_group() as tasks:
+                for number in range(400):
+                    tasks.start_soon(put, node, number, limiter)
+            await has_all(node, 400)
+            await node.settled()
+        for path in (tmp_path / "home").glob("search.sqlite3*"):
+            path.unlink()
+        async with world(tmp_path, "home") as (node,):
+            await has_all(node, 400)
+
+    anyio.run(main)
+
+
+EVERY: dict[str, Any] = {"namespaces": ["plans"], "limit": 1000}
+
+
+def test_texts_that_came_while_nobody_embedded_get_their_vectors_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path, "home") as (node,):
+            for number in range(5):
+                await node.put(f"k{number}", b"apple", content_type="text/plain")
+            index = node.memory.parts.searching._index
+            with anyio.fail_after(10):
+                while len(index.lacking(0, 100)) < 5:
+                    await anyio.sleep(0.02)
+            node.embedder = Embedder()
+            node.memory.parts.meaning._not_before = 0.0  # it would be asked again after half a minute
+            await words_of(node, "apple")
+            with anyio.fail_after(10):
+                while index.lacking(0, 100):
+                    await anyio.sleep(0.02)
+            found = await words_of(node, "apple")
+            assert found.by == ["vectors", "words"]
+            assert len(index.near(unit(5.0, 1.0), "v", **{**ANY, **EVERY})) == 5
+
+    anyio.run(main)

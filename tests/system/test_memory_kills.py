@@ -131,6 +131,7 @@ def test_no_acknowledged_write_is_lost_by_a_kill_at_a_named_step(step: str) -> N
         thread.start()
         try:
             until((home.root / "crashed").exists, bool, limit_s=30)
+            until(lambda: len(writer.acknowledged), bool, limit_s=60)  # it may have been the first one
             time.sleep(0.3)
         finally:
             writer.over = True
