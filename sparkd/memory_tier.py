@@ -192,7 +192,10 @@ class Tier(Protocol):
         ...
 
     async def write(self, *, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
-        """Store a blob. Refused, and nothing stored, unless it has *size* bytes and this digest."""
+        """Store a blob. Refused, and nothing stored, unless it has *size* bytes and this digest.
+
+        One that `read` found damaged is replaced; another one need not be stored again.
+        """
         ...
 
     @reads

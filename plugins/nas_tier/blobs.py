@@ -39,11 +39,14 @@ class Blobs:
         """See to it that *place* has the value of *record*. Raises CallError."""
         digest = record.digest
         if not await place.ask("has", lambda tier: tier.has(digest=digest)):
-            limit_s = place.limit_s + record.size / BYTES_PER_S
-            chunks = self.read(record, but=place)
-            await place.ask(
-                "write", lambda tier: tier.write(digest=digest, size=record.size, chunks=chunks), limit_s=limit_s
-            )
+            await self._send(place, record)
+
+    async def _send(self, place: Place, record: MemoryRecord) -> None:
+        limit_s = place.limit_s + record.size / BYTES_PER_S
+        chunks = self.read(record, but=place)
+        await place.ask(
+            "write", lambda tier: tier.write(digest=record.digest, size=record.size, chunks=chunks), limit_s=limit_s
+        )
 
     async def whole(self, record: MemoryRecord, *, first: Place | None = None) -> bytes:
         """Return the value of *record*. Raises CallError: `too-large` if it is more than a call carries."""
@@ -154,7 +157,7 @@ class Blobs:
         if named is None:
             self.give_up(place, record)
             return
-        await self.bring(place, record)
+        await self._send(place, record)  # also where there is one: it is damaged
         self.give_up(place, record)
         self._counts.healed += 1
         self._figures.healed.inc()

@@ -104,10 +104,12 @@ def _write_newest(folder: Path, record: MemoryRecord) -> bool:
     """Write a version and `head` at once, as if one after the other; True unless somebody else put a newer one."""
     version, head = folder / record.version, folder / HEAD
     with written_beside([version, head], packed(record)) as parts:
-        replace(parts.pop(0), version)
+        replace(parts[0], version)
+        del parts[0]
         reached("memory.directory-version")
         if versions(folder)[:1] == [record.version]:
-            replace(parts.pop(0), head)
+            replace(parts[0], head)
+            del parts[0]
             reached("memory.directory-head")
     sync_folder(folder)
     return versions(folder)[:1] == [record.version]

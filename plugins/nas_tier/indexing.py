@@ -10,19 +10,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import anyio
-import anyio.lowlevel
 
 from sparkd import CallError, MemoryRecord
 
 from .catalogue import Catalogue
-from .places import Places
+from .places import Place, Places
 from .searching import Searching
 
 WAITING = 256
 """Records that wait to be indexed; a record has up to 64 KiB."""
 PAGE = 500
 AGAIN_S = 30.0
-"""After a tier did not answer on the walk, the rest is looked for so much later."""
+"""What a tier did not give on the walk is looked for when it answers again, or so much later."""
 
 
 class Indexing:
@@ -37,7 +36,9 @@ class Indexing:
         self._catalogue = catalogue
         self._now_ms = now_ms
         self._waiting: OrderedDict[tuple[str, str], MemoryRecord] = OrderedDict()
-        self._walk = self._embed = True
+        self._walk = True
+        self._lacking: int | None = 0
+        """Where texts without vectors are looked for next; None if nobody embeds, or all have some."""
         self._news = anyio.Event()
         self._news.set()
 
@@ -53,51 +54,58 @@ class Indexing:
 
     def embeds_again(self) -> None:
         """Learn that vectors can be had again."""
-        self._embed = True
+        self._lacking = 0
         self._news.set()
 
     async def run(self) -> None:
         """Index for ever."""
-        while True:
-            await self._news.wait()
-            self._news = anyio.Event()
-            while self._waiting:
-                _, record = self._waiting.popitem(last=False)
-                await self._searching.note([record])
-            if self._walk:
-                self._walk = False
-                await self._walk_through()
-            elif self._embed:
-                self._embed = False
-                await self._searching.embed_rest()
-            if self._walk or self._embed or self._waiting:
-                self._news.set()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await self._news.wait()
+                self._news = anyio.Event()
+                await self._take()
+                if self._walk:
+                    self._walk = False
+                    for place in await self._walk_through():
+                        tasks.start_soon(self._walk_when_well, place)
+                if self._lacking is not None:
+                    self._lacking = await self._searching.embed_some(self._lacking)
+                if self._walk or self._waiting or self._lacking is not None:
+                    self._news.set()
 
-    async def _walk_through(self) -> None:
-        """Index what the index has not seen."""
-        after, silent = ("", ""), False
+    async def _take(self) -> None:
+        while self._waiting:
+            _, record = self._waiting.popitem(last=False)
+            await self._searching.note([record])
+
+    async def _walk_when_well(self, place: Place) -> None:
+        with anyio.move_on_after(AGAIN_S):
+            await place.well.wait()
+        self._walk = True
+        self._news.set()
+
+    async def _walk_through(self) -> list[Place]:
+        """Index what was not noted yet; return the tiers that did not answer."""
+        after, silent = ("", ""), list[Place]()
         while heads := await self._catalogue.run(self._catalogue.heads, after, PAGE):
             after = (heads[-1].namespace, heads[-1].key)
-            seen = await self._searching.seen(heads)
+            noted = await self._searching.noted(heads)
             for head in heads:
-                if seen.get((head.namespace, head.key), "") < head.version:
-                    silent |= not await self._index(head)
-        if silent:
-            await anyio.sleep(AGAIN_S)
-            self._walk = True
+                home = self._places.home(head.privacy)
+                if noted.get((head.namespace, head.key), "") < head.version and home not in silent:
+                    try:
+                        await self._index(head, home)
+                    except CallError:
+                        silent += [home] if home is not None else []
+            await self._take()
+        return silent
 
-    async def _index(self, head: MemoryRecord) -> bool:
-        """Index the record that *head* is of; False if it cannot be had just now."""
+    async def _index(self, head: MemoryRecord, home: Place | None) -> None:
+        """Index the record that *head* is of. Raises CallError if its home does not give it."""
         record: MemoryRecord | None = head
         if not head.deleted:
             record = await self._catalogue.run(self._catalogue.pending, head.namespace, head.key)
-            home = self._places.home(head.privacy)
             if record is None and home is not None:
-                try:
-                    record = await home.ask("get", lambda tier: tier.get(namespace=head.namespace, key=head.key))
-                except CallError:
-                    return False
+                record = await home.ask("get", lambda tier: tier.get(namespace=head.namespace, key=head.key))
         if record is not None and not record.expired(self._now_ms()):
             await self._searching.note([record])
-        await anyio.lowlevel.checkpoint()
-        return True

@@ -160,8 +160,11 @@ class Journal:
             recent[seq] = record
             self._recent_bytes += _weight(record)
         while len(recent) > RECENT or self._recent_bytes > RECENT_BYTES:
-            _, gone = recent.popitem(last=False)
-            self._recent_bytes -= _weight(gone)
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, gone = self._recent.popitem(last=False)
+        self._recent_bytes -= _weight(gone)
 
     async def read(self, after: int) -> list[Entry]:
         """Return writes after the number *after*; nothing if there are none."""
@@ -185,6 +188,8 @@ class Journal:
             return []
         await self._reader.advance(seq)
         reached("memory.after-cursor")
+        while self._recent and next(iter(self._recent)) <= seq:
+            self._forget_oldest()
         blobs = await self._catalogue.run(self._catalogue.arrived, seq)
         if not self.on_their_way.passed(seq):
             async with self._syncing:  # a write that is noted meanwhile must not be missed

@@ -82,7 +82,7 @@ class Keeping:
             limit_s=SWEEP_LIMIT_S,
         )
         await self._catalogue.run(self._catalogue.expire, now_ms)
-        await self._searching.sweep(now_ms)
+        await self._searching.sweep(now_ms, graves)
         await self._catalogue.run(self._catalogue.forget_tombstones, graves)
         for digest in swept.damaged:
             record = await self._catalogue.run(self._catalogue.with_blob, digest)

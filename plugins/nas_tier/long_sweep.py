@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from sparkd import TierSwept
+from sparkd import CallError, CallErrorKind, TierSwept
 
-from .objects_checked import Objects, is_whole
+from .objects_checked import Objects, checked_out
 from .record_store import LEASE_S, MARK_MS, RecordUpkeep
 
 LISTED = 10_000
@@ -113,7 +113,7 @@ async def _scrub(upkeep: RecordUpkeep, objects: Objects, most: int) -> _Scrubbed
     async with aclosing(_listed(objects, place)) as listed:  # type: ignore[type-var] # a generator
         place = ""
         async for digest, _ in listed:
-            if not await is_whole(objects, digest):
+            if not await _is_whole(objects, digest):
                 await objects.set_aside(digest)
                 done.damaged.append(digest)
             done.checked += 1
@@ -127,3 +127,15 @@ async def _scrub(upkeep: RecordUpkeep, objects: Objects, most: int) -> _Scrubbed
 async def _listed(objects: Objects, after: str) -> AsyncIterator[tuple[str, int]]:
     async for seen in objects.listed(after):
         yield seen.digest, seen.modified_ms
+
+
+async def _is_whole(objects: Objects, digest: str) -> bool:
+    try:
+        async with aclosing(checked_out(digest, objects.stream(digest, offset=0, length=None))) as chunks:  # type: ignore[type-var] # a generator
+            async for _ in chunks:
+                pass
+    except CallError as error:
+        if error.kind is not CallErrorKind.FAILED:
+            raise
+        return error.data.get("error") != "damaged"  # deleted meanwhile is no damage
+    return True

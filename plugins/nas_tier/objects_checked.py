@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,19 +94,6 @@ async def checked_out(digest: str, chunks: AsyncIterator[bytes]) -> AsyncIterato
         raise CallError(CallErrorKind.FAILED, message, error="damaged", remedy="a sweep sets it aside; write it again")
     if held:
         yield held
-
-
-async def is_whole(objects: Objects, digest: str) -> bool:
-    """Read a blob, and return whether it is its digest; one that was deleted meanwhile is not damaged."""
-    try:
-        async with aclosing(checked_out(digest, objects.stream(digest, offset=0, length=None))) as chunks:  # type: ignore[type-var] # a generator
-            async for _ in chunks:
-                pass
-    except CallError as error:
-        if error.kind is not CallErrorKind.FAILED:
-            raise
-        return error.data.get("error") != "damaged"
-    return True
 
 
 async def in_chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

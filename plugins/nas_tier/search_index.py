@@ -28,9 +28,12 @@ create table if not exists texts (
 create table if not exists vectors (
   text_id integer not null, model text not null, begin integer not null, end integer not null, numbers blob not null
 );
-create table if not exists seen (
-  namespace text not null, key text not null, version text not null, primary key (namespace, key)
+create table if not exists noted (
+  namespace text not null, key text not null, version text not null, hard integer not null, deleted integer not null,
+  primary key (namespace, key)
 ) without rowid;
+create index if not exists noted_hard on noted (hard) where hard > 0;
+create index if not exists noted_deleted on noted (version) where deleted;
 create index if not exists vectors_text on vectors (text_id);
 create index if not exists vectors_model on vectors (model);
 create virtual table if not exists words using fts5 (text, content='texts', content_rowid='id', tokenize='unicode61');
@@ -67,12 +70,22 @@ class SearchIndex:
         self._db.close()
 
     def put(self, record: MemoryRecord) -> None:
-        """Take the text and vectors of *record*, unless a newer version of its key was seen."""
-        if self._seen(record.namespace, record.key) > record.version:
+        """Take the text and vectors of *record*, unless a newer version of its key was noted: they come in any order.
+
+        A record without a text, or a tombstone, removes what is there of its key.
+        """
+        namespace, key = record.namespace, record.key
+        if self._noted(namespace, key) > record.version:
             return
         with self._db:
             self._db.execute("begin immediate")
-            self._replace(record.namespace, record.key, record.version)
+            self._remove(namespace, key)
+            self._db.execute(
+                "insert or replace into noted values (?, ?, ?, ?, ?)",
+                (namespace, key, record.version, record.hard_ms, record.deleted),
+            )
+            if record.deleted or not record.text:
+                return
             body = _encode(msgspec.structs.replace(record, value=None, text="", vectors=[]))
             (text_id,) = self._db.execute(
                 "insert into texts (namespace, key, version, hard, content_type, tags, text, body)"
@@ -94,20 +107,13 @@ class SearchIndex:
                 [(text_id, one.model, one.begin, one.end, one.numbers) for one in record.vectors],
             )
 
-    def remove(self, namespace: str, key: str, version: str) -> None:
-        """Forget a key, unless a version newer than *version* was seen: what is noted comes in any order."""
-        if self._seen(namespace, key) <= version:
-            with self._db:
-                self._db.execute("begin immediate")
-                self._replace(namespace, key, version)
-
-    def seen(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Return the newest versions that were indexed, with a text or without one, of those *keys* that are known."""
-        found = {(namespace, key): self._seen(namespace, key) for namespace, key in keys}
+    def noted(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Return the newest versions that were noted, with a text or without one, of those *keys* that are known."""
+        found = {(namespace, key): self._noted(namespace, key) for namespace, key in keys}
         return {name: version for name, version in found.items() if version}
 
-    def _seen(self, namespace: str, key: str) -> str:
-        row = self._db.execute("select version from seen where namespace = ? and key = ?", (namespace, key)).fetchone()
+    def _noted(self, namespace: str, key: str) -> str:
+        row = self._db.execute("select version from noted where namespace = ? and key = ?", (namespace, key)).fetchone()
         return "" if row is None else str(row[0])
 
     def lacking(self, after: int, limit: int) -> list[tuple[int, MemoryRecord]]:
@@ -119,19 +125,15 @@ class SearchIndex:
         )
         return [(text_id, _with_text(body, text)) for text_id, body, text in rows]
 
-    def _replace(self, namespace: str, key: str, version: str) -> None:
-        """Remove what is there of a key, and note that *version* was seen."""
+    def _remove(self, namespace: str, key: str) -> None:
         row = self._db.execute(
             "select id, text from texts where namespace = ? and key = ?", (namespace, key)
         ).fetchone()
         if row is not None:
-            self._remove(*row)
-        self._db.execute("insert or replace into seen values (?, ?, ?)", (namespace, key, version))
-
-    def _remove(self, text_id: int, text: str) -> None:
-        self._db.execute("insert into words (words, rowid, text) values ('delete', ?, ?)", (text_id, text))
-        self._db.execute("delete from vectors where text_id = ?", (text_id,))
-        self._db.execute("delete from texts where id = ?", (text_id,))
+            text_id, text = row
+            self._db.execute("insert into words (words, rowid, text) values ('delete', ?, ?)", (text_id, text))
+            self._db.execute("delete from vectors where text_id = ?", (text_id,))
+            self._db.execute("delete from texts where id = ?", (text_id,))
 
     def words(self, text: str, **filters: Any) -> list[TierMatch]:
         """Return what has any of the words of *text*, the best first. *filters*: as `near` has them."""
@@ -192,13 +194,18 @@ class SearchIndex:
         body, whole = self._db.execute("select body, text from texts where id = ?", (text_id,)).fetchone()
         return TierMatch(record=_with_text(body, whole), score=score, begin=begin, end=end)
 
-    def sweep(self, now_ms: int, limit: int = 1000) -> int:
-        """Forget what has expired; return how much that was."""
+    def sweep(self, now_ms: int, tombstones_before: str, limit: int = 1000) -> int:
+        """Forget what has expired, and tombstones of versions before that; return how much that was."""
         rows = self._db.execute(
-            "select namespace, key, version from texts where hard > 0 and hard <= ? limit ?", (now_ms, limit)
+            "select namespace, key from noted where hard > 0 and hard <= ?"
+            " union select namespace, key from noted where deleted and version < ? limit ?",
+            (now_ms, tombstones_before, limit),
         ).fetchall()
-        for row in rows:
-            self.remove(*row)
+        with self._db:
+            self._db.execute("begin immediate")
+            for namespace, key in rows:
+                self._remove(namespace, key)
+                self._db.execute("delete from noted where namespace = ? and key = ?", (namespace, key))
         return len(rows)
 
 

@@ -25,6 +25,8 @@ FAR_LIMIT_S = 2.0
 OVER = 4
 """So many times what is asked for is looked at: what changed since it was indexed drops out."""
 PIECE_MOST = 400
+LACKING = 50
+"""Texts that are read at once to be embedded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +52,6 @@ class Question:
         }
 
 
-LACKING = 50
-"""Texts that are read at once to be embedded."""
-
-
 class Searching:
     """Finds values."""
 
@@ -68,29 +66,29 @@ class Searching:
     async def note(self, records: list[MemoryRecord]) -> None:
         """Bring the index up to date with *records*."""
         for record in records:
-            if record.deleted or not record.text:
-                await self._run(partial(self._index.remove, record.namespace, record.key, record.version))
-            else:
-                await self._run(partial(self._index.put, await self._meaning.added(record)))
+            await self._run(partial(self._index.put, await self._meaning.added(record)))
 
-    async def seen(self, records: list[MemoryRecord]) -> dict[tuple[str, str], str]:
-        """Return which versions of the keys of *records* were indexed, as far as any was."""
-        return await self._run(partial(self._index.seen, [(one.namespace, one.key) for one in records]))
+    async def noted(self, records: list[MemoryRecord]) -> dict[tuple[str, str], str]:
+        """Return which versions of the keys of *records* were noted, as far as any was."""
+        return await self._run(partial(self._index.noted, [(one.namespace, one.key) for one in records]))
 
-    async def embed_rest(self) -> None:
-        """Give vectors to texts that have none, as far as they can be had now."""
-        after = 0
-        while rows := await self._run(partial(self._index.lacking, after, LACKING)):
-            for text_id, record in rows:
-                after = text_id
-                made = await self._meaning.added(record)
-                if not made.vectors:
-                    return  # nobody embeds, or not this
+    async def embed_some(self, after: int) -> int | None:
+        """Give vectors to some texts that have none, behind the number *after*; return where to go on.
+
+        None if all have some, or nobody embeds now.
+        """
+        rows = await self._run(partial(self._index.lacking, after, LACKING))
+        for _, record in rows:
+            made = await self._meaning.added(record)
+            if made.vectors:
                 await self._run(partial(self._index.put, made))
+            elif self._meaning.reason:
+                return None
+        return rows[-1][0] if rows else None
 
-    async def sweep(self, now_ms: int) -> None:
-        """Forget what has expired."""
-        while await self._run(partial(self._index.sweep, now_ms)):
+    async def sweep(self, now_ms: int, tombstones_before: str) -> None:
+        """Forget what has expired, and old tombstones."""
+        while await self._run(partial(self._index.sweep, now_ms, tombstones_before)):
             await anyio.lowlevel.checkpoint()
 
     async def find(self, question: Question, shared: list[str], privacy: Privacy) -> MemoryFound:

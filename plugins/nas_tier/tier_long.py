@@ -28,7 +28,7 @@ from sparkd import (
 from .long_config import LongConfig
 from .long_sweep import SweepOrder, sweep_long
 from .objects import open_objects
-from .objects_checked import Objects, check_blob, checked_in, checked_out, is_whole
+from .objects_checked import Objects, check_blob, checked_in, checked_out
 from .postgres_link import PostgresLink
 from .postgres_search import Kind, PostgresSearch
 from .postgres_upkeep import PostgresUpkeep
@@ -99,27 +99,19 @@ class LongTier:
         return await self._objects.size(digest) is not None
 
     async def read(self, *, digest: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """Stream a blob; a whole one is compared with its digest before the last chunk is given.
-
-        Fails with the error `damaged` where it is another; then it is out of the way, and may be written anew.
-        """
+        """Stream a blob; a whole one is compared with its digest before the last chunk is given."""
         check_blob(digest, 0)
         if offset < 0 or (length is not None and length < 0):
             raise CallError(CallErrorKind.INVALID_PARAMS, "offset and length: not below 0 expected", field="offset")
         stream = self._objects.stream(digest, offset=offset, length=length)
         if not offset and length is None:
             stream = checked_out(digest, stream)
-        try:
-            async with aclosing(stream) as chunks:  # type: ignore[type-var] # a generator
-                async for chunk in chunks:
-                    yield chunk
-        except CallError as error:
-            if error.data.get("error") == "damaged" and not await is_whole(self._objects, digest):
-                await self._objects.set_aside(digest)  # damaged on the way alone, it would be whole when read again
-            raise
+        async with aclosing(stream) as chunks:  # type: ignore[type-var] # a generator
+            async for chunk in chunks:
+                yield chunk
 
     async def write(self, *, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
-        """Store a blob, again if it is there. Fails with UNAVAILABLE, for two minutes at most, while it is deleted."""
+        """Store a blob over what is there. Fails with UNAVAILABLE, for two minutes at most, while it is deleted."""
         check_blob(digest, size)
         await self._upkeep.claim(digest)
         async with aclosing(checked_in(digest, size, chunks)) as checked:  # type: ignore[type-var] # a generator

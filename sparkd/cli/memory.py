@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 PUT_MOST = 700 * 1024
 """Bytes of a value that fit into one line of the socket (1 MiB) in base64; a larger one is streamed."""
 CHUNK_BYTES = 256 * 1024
-"""Of a stream, as `sparkd.CHUNK_BYTES`: what has that would take longer to import than most commands run."""
+"""Of a stream. As `sparkd.CHUNK_BYTES`, whose module takes too long to import for a command."""
 PLAIN_TYPES = ("text/", "application/json")
+BREAKER_STYLE = {"closed": "green", "half-open": "yellow", "open": "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,6 @@ class Calls:
     ask: Callable[..., Any]
     results: Callable[[str, Mapping[str, Any]], Iterator[Any]]
     send: Callable[[str, Mapping[str, Any], Iterator[Any]], Any]
-
-
-BREAKER_STYLE = {"closed": "green", "half-open": "yellow", "open": "red"}
 
 
 def words(commands: Subparsers) -> None:
