@@ -7,10 +7,9 @@ Run: `python benchmarks/memory_tier1.py [reads]`. Prints JSON.
 
 from __future__ import annotations
 
-import json
 import sys
-import time
-from pathlib import Path
+
+from asker import print_what_it_wrote
 
 from sparkd.testing import Node, short_folder
 
@@ -68,7 +67,9 @@ async def run(ctx, *, task_status):
             begun = time.perf_counter()
             assert await redis.get(f"bare{{number}}") == VALUE
             bare.append(time.perf_counter() - begun)
-    OUT.write_text(json.dumps({{"reads": len(ours), "memory.get": told(ours), "bare redis-py": told(bare)}}))
+    part = OUT.with_suffix(".part")
+    part.write_text(json.dumps({{"reads": len(ours), "memory.get": told(ours), "bare redis-py": told(bare)}}))
+    part.replace(OUT)
     await anyio.sleep_forever()
 
 
@@ -86,16 +87,7 @@ def main(reads: int) -> None:
         node = Node("home", folder / "home", CONFIG.format(nas=folder / "nas")).prepare()
         socket = node.state / "plugins" / "nas-tier" / "valkey" / "s"
         (node.plugins / "asker.py").write_text(ASKER.format(reads=reads, out=str(out), socket=str(socket)))
-        node.start()
-        try:
-            deadline = time.monotonic() + 300
-            while not out.exists():
-                assert time.monotonic() < deadline, node.last_words()
-                time.sleep(0.2)
-            time.sleep(0.2)
-            print(json.dumps(json.loads(Path(out).read_text()), indent=2))
-        finally:
-            node.stop()
+        print_what_it_wrote(node, out, limit_s=300)
 
 
 if __name__ == "__main__":

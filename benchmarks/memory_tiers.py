@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ import obstore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what is slow on purpose lives with the tests
 
-from obstore.store import S3Store
-
 from sparkd import MemoryRecord, Privacy, digest_of
 from sparkd.testing import short_folder
 from sparkd.testing.wires import Lines
@@ -38,7 +37,7 @@ from sparkd_plugins.nas_tier.directory_config import DirectoryConfig
 from sparkd_plugins.nas_tier.directory_tier import open_directory
 from sparkd_plugins.nas_tier.long_config import LongConfig
 from sparkd_plugins.nas_tier.tier_long import open_long
-from tests.plugins.servers import ACCESS_KEY, SECRET_KEY, bucket
+from tests.plugins.servers import bucket
 from tests.plugins.slow_disk import slow_disk
 
 NODE, NOW = "a" * 32, 1_800_000_000_000
@@ -169,15 +168,8 @@ async def objects(rounds: int) -> dict[str, Any]:
     writes: tuple[list[float], list[float]] = ([], [])
     with short_folder() as state, short_folder() as folder, bucket(folder) as s3:
         async with far_away(s3.port) as port:
-            endpoint = f"http://127.0.0.1:{port}"
-            config = LongConfig(**s3.config(endpoint=endpoint))
-            bare = S3Store(
-                "home",
-                endpoint=endpoint,
-                access_key_id=ACCESS_KEY,
-                secret_access_key=SECRET_KEY,
-                client_options={"allow_http": True},
-            )
+            seen = replace(s3, port=port)
+            config, bare = LongConfig(**seen.config()), seen.client()
             async with open_long(config, state_dir=state, node_id=NODE, log=Lines()) as tier:
                 for number in range(rounds):
                     value = random.Random(number).randbytes(LARGE)

@@ -8,11 +8,10 @@ Run: `python benchmarks/memory_zipf.py [requests] [keys]`. Prints JSON.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import time
-from pathlib import Path
+
+from asker import print_what_it_wrote
 
 from sparkd.testing import Node, free_port, short_folder
 from sparkd_plugins.nas_tier.valkey_child import find_server
@@ -156,7 +155,9 @@ async def run(ctx, *, task_status):
             "p99_ms": round(times[int(len(times) * 0.99)] * 1e3, 3),
             "requests/s": round(REQUESTS / spent[name]),
         }}
-    OUT.write_text(json.dumps({{"requests": REQUESTS, "distinct keys": len(set(trace)), **told}}))
+    part = OUT.with_suffix(".part")
+    part.write_text(json.dumps({{"requests": REQUESTS, "distinct keys": len(set(trace)), **told}}))
+    part.replace(OUT)
     await anyio.sleep_forever()
 
 
@@ -180,16 +181,9 @@ def main(requests: int, keys: int) -> None:
         (node.plugins / "maker.py").write_text(MAKER)
         asker = ASKER.format(requests=requests, keys=keys, out=str(out), cashews=ports[0], aside=ports[1])
         (node.plugins / "asker.py").write_text(asker)
-        node.start()
         try:
-            deadline = time.monotonic() + 7200
-            while not out.exists():
-                assert time.monotonic() < deadline, node.last_words()
-                time.sleep(0.2)
-            time.sleep(0.2)
-            print(json.dumps(json.loads(Path(out).read_text()), indent=2))
+            print_what_it_wrote(node, out, limit_s=7200)
         finally:
-            node.stop()
             for other in others:
                 other.kill()
                 other.wait()

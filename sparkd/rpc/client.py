@@ -51,12 +51,19 @@ class Client:
         number = self._send(method, params)
         while True:
             message = self._read()
-            if "method" in message:
-                self._notifications.append(message)
-            elif message.get("id") in (number, None):
-                if "error" in message:
-                    raise _error(message["error"])
+            if self._answers(message, number):
                 return message.get("result")
+
+    def _answers(self, message: dict[str, Any], number: int) -> bool:
+        """Whether *message* is the result of that call; keeps notifications. Raises CallError if it is its error."""
+        if "method" in message:
+            self._notifications.append(message)
+            return False
+        if message.get("id") not in (number, None):
+            return False
+        if "error" in message:
+            raise _error(message["error"])
+        return True
 
     def results(self, method: str, params: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Call *method* now; iterate over what it answers: the items of a stream as they come, or the one result.
@@ -86,11 +93,7 @@ class Client:
             given = message.get("params") or {}
             if message.get("method") == "stream.credit" and given.get("request") == number:
                 credit += int(given["credit"])
-            elif "method" in message:
-                self._notifications.append(message)
-            elif message.get("id") in (number, None):
-                if "error" in message:
-                    raise _error(message["error"])
+            elif self._answers(message, number):
                 return message.get("result")
 
     def _send_next(self, number: int, n: int, source: Iterator[Any]) -> Iterator[Any] | None:

@@ -41,8 +41,9 @@ class SlowDisk:
         part.replace(self.control)
 
     def freeze(self) -> None:
-        """Hang."""
+        """Hang, from when this returns: all of its threads stand still then."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
         self.stopped = True
 
     def thaw(self) -> None:

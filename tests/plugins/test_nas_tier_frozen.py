@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -17,8 +19,8 @@ from tests.plugins.slow_disk import SlowDisk, slow_disk
 
 pytestmark = pytest.mark.timeout(120)
 NO_ANSWER = r"unavailable|deadline"
-STALL_S = 1.0
-"""No event loop stands still for so long, on a busy machine either; a call on the frozen NAS takes five times that."""
+STALL_S = 0.05
+"""No event loop is kept busy or waiting for so long."""
 
 
 def run(test: Callable[[MemoryNode, SlowDisk], Awaitable[None]]) -> None:
@@ -37,15 +39,41 @@ def run(test: Callable[[MemoryNode, SlowDisk], Awaitable[None]]) -> None:
 
 
 class Heart:
-    """Measures how long the event loop stood still at the most."""
+    """Measures how long the event loop was kept from its work at the most, beyond what the machine took of all.
+
+    A thread beside it sleeps as long as the loop's own task does. A call that waits for the disk lets that thread run,
+    so what both are late by is the machine's.
+    """
 
     worst_s = 0.0
 
-    async def beat(self) -> None:
-        while True:
+    def __init__(self) -> None:
+        self._late: deque[tuple[float, float]] = deque(maxlen=2000)
+        self._over = threading.Event()
+
+    def _beside(self) -> None:
+        while not self._over.is_set():
             begun = time.monotonic()
-            await anyio.sleep(0.005)
-            self.worst_s = max(self.worst_s, time.monotonic() - begun - 0.005)
+            time.sleep(0.005)
+            self._late.append((begun, time.monotonic()))
+
+    async def beat(self) -> None:
+        thread = threading.Thread(target=self._beside)
+        thread.start()
+        try:
+            while True:
+                begun = time.monotonic()
+                await anyio.sleep(0.005)
+                now = time.monotonic()
+                beside = max((end - max(start, begun) for start, end in list(self._late) if end > begun), default=0.0)
+                self.worst_s = max(self.worst_s, now - begun - max(beside, 0.005))
+        finally:
+            self._over.set()
+            thread.join()
+
+
+def asked_of_nas(node: MemoryNode) -> int:
+    return sum(count for (tier, _), count in node.asked.items() if tier == "nas")
 
 
 def test_a_frozen_nas_stalls_nobody_is_left_alone_and_comes_back_by_itself() -> None:
@@ -62,10 +90,12 @@ def test_a_frozen_nas_stalls_nobody_is_left_alone_and_comes_back_by_itself() -> 
                 while not nas.open:
                     with pytest.raises(CallError, match=NO_ANSWER):
                         await node.get("never seen")
-            begun = time.monotonic()
+            asked = asked_of_nas(node)
             for number in range(20):  # they are hot
                 assert await node.get(f"k{number}") == b"%d" % number
-            assert time.monotonic() - begun < 3
+            assert asked == sum(count for (tier, _), count in node.asked.items() if tier == "nas"), (
+                "nobody waits for it"
+            )
             written = await node.put("offline", b"x")
             assert written.pending == ["nas"]
             assert await node.get("offline") == b"x"
